@@ -1,0 +1,156 @@
+//! The pool: open, ping, flush, close, stats.
+
+use std::ffi::c_char;
+
+use super::args;
+use super::boundary::guard;
+use super::extensible::{self, Extensible};
+use crate::error::pita_status_t;
+use crate::redis::{self, Config, Latency};
+
+/// What the pool has done since it was opened. The counters count records, unless said otherwise.
+///
+/// Set the whole struct to zero, then `struct_size`: `pita_stats_t stats = {0}; stats.struct_size = sizeof stats;`
+#[derive(Clone, Copy)]
+#[repr(C)]
+#[allow(non_camel_case_types)]
+pub struct pita_stats_t {
+    /// `sizeof(pita_stats_t)`: how the struct grows without breaking callers.
+    pub struct_size: usize,
+    /// Stored for sure: `appended` + `indexed`.
+    pub stored: u64,
+    /// Stored without a token index.
+    pub appended: u64,
+    /// Stored at their token index, replaced ones too.
+    pub indexed: u64,
+    /// Taken out.
+    pub taken: u64,
+    /// Sent once more because a connection was lost.
+    pub retried: u64,
+    /// Failed with `PITA_ERR_UNCERTAIN`.
+    pub uncertain: u64,
+    /// Refused by Redis, or past the end of their list.
+    pub refused: u64,
+    /// Waiting to be written. Always 0 with `write=sync`.
+    pub queued: u64,
+    /// The most that ever waited. Always 0 with `write=sync`.
+    pub queued_max: u64,
+    /// Connections made; not records.
+    pub connections: u64,
+    /// Bytes sent to Redis.
+    pub bytes_sent: u64,
+    /// Bytes received from Redis.
+    pub bytes_received: u64,
+    /// Calls that store, without the computing: until Redis has answered, retries included.
+    pub store_latency: Latency,
+    /// Round trips to Redis.
+    pub round_trip_latency: Latency,
+}
+
+// SAFETY: integers only, so all zero is valid; `struct_size` comes first.
+unsafe impl Extensible for pita_stats_t {
+    const NAME: &'static str = "stats";
+    const FIRST_SIZE: usize = size_of::<pita_stats_t>();
+}
+
+/// Opens the process's pool of connections.
+///
+/// Connects to nothing yet: the first call that needs Redis does. `pita_redis_ping` tells whether it can be reached.
+/// Opening again with the same settings is success; it is one pool, and one `pita_redis_close` closes it.
+///
+/// @param url  Where Redis is, and the options; see "Connection URLs" above. NULL: from the environment.
+///
+/// @return PITA_OK; PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes); PITA_ERR_CONFIG (`url` or
+///         a variable cannot be understood, asks for what is not supported yet, or the pool is open with other settings);
+///         PITA_ERR_PANIC.
+///
+/// Blocks: no. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pita_redis_open(url: *const c_char) -> pita_status_t {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let config = match unsafe { args::url(url) }? {
+            Some(url) => Config::from_url(url)?,
+            None => Config::from_env()?,
+        };
+        redis::open(config)
+    })
+}
+
+/// Asks Redis for a sign of life.
+///
+/// @return PITA_OK; PITA_ERR_NOT_OPEN; PITA_ERR_UNAVAILABLE; PITA_ERR_TIMEOUT; PITA_ERR_AUTH; PITA_ERR_REDIS;
+///         PITA_ERR_PANIC.
+///
+/// Blocks: for the URL's `timeout_ms` at most. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn pita_redis_ping() -> pita_status_t {
+    guard(|| redis::current()?.ping())
+}
+
+/// Waits until all that was queued is stored.
+///
+/// With `write=sync`, the only mode so far, a store call returns when its records are stored: nothing is ever queued, and
+/// this call returns at once.
+///
+/// @param timeout_ms  How long to wait at most, in milliseconds.
+///
+/// @return PITA_OK; PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
+///
+/// Blocks: no; with a queue, for `timeout_ms` at most. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
+    // Nothing is queued in sync mode, so there is nothing to wait for.
+    let _ = timeout_ms;
+    guard(|| redis::current().map(drop))
+}
+
+/// Closes the pool and its idle connections. Calls under way in other threads end as they would have.
+///
+/// Closing twice, or without having opened, is fine. Afterwards `pita_redis_open` may be called again.
+///
+/// @return PITA_OK; PITA_ERR_PANIC.
+///
+/// Blocks: no. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn pita_redis_close() -> pita_status_t {
+    guard(|| {
+        redis::close();
+        Ok(())
+    })
+}
+
+/// Reads the counters and latencies of the open pool.
+///
+/// @param out  Filled in. Its `struct_size` must be set, and bytes beyond this version's size must be zero.
+///
+/// @return PITA_OK; PITA_ERR_INVALID_ARGUMENT; PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
+///
+/// Blocks: no. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pita_redis_stats(out: *mut pita_stats_t) -> pita_status_t {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        unsafe { extensible::read(out) }?;
+        let now = redis::current()?.stats();
+        let stats = pita_stats_t {
+            struct_size: size_of::<pita_stats_t>(),
+            stored: now.appended + now.indexed,
+            appended: now.appended,
+            indexed: now.indexed,
+            taken: now.taken,
+            retried: now.retried,
+            uncertain: now.uncertain,
+            refused: now.refused,
+            queued: 0,
+            queued_max: 0,
+            connections: now.connections,
+            bytes_sent: now.bytes_sent,
+            bytes_received: now.bytes_received,
+            store_latency: now.store_calls,
+            round_trip_latency: now.round_trips,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { extensible::write(out, &stats) }
+    })
+}

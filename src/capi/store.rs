@@ -1,0 +1,179 @@
+//! Storing, and computing without storing.
+
+use std::ffi::c_char;
+
+use super::args;
+use super::batch::{Batch, pita_batch_t};
+use super::boundary::guard;
+use crate::error::{Error, Result, pita_status_t};
+use crate::metrics::{self, Bits32, Job, Metrics, Row};
+use crate::redis::{self, Placement, Write};
+
+/// The most records of one `pita_store_metrics`: Redis takes about a million arguments in a command.
+const MAX_COUNT: usize = 1_000_000;
+
+/// Computes the metrics of one row of f32 logits in the process's memory, and appends the record to the request's list.
+///
+/// The append is done at most once: when the answer is lost, it is not sent again. A token index makes a store safe to
+/// repeat; `pita_store_logits_metrics_batch` takes one.
+///
+/// @param req_id       The request's id: 1 to 1024 bytes.
+/// @param logits       `vocab_size` floats, at any alignment. Copied from before the call returns.
+/// @param vocab_size   At least 1.
+/// @param temperature  Finite and above 0; 1 for none.
+/// @param metrics      A set of PITA_METRIC_*. What is not asked for is stored as 0.
+///
+/// @return PITA_OK: stored; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT,
+///         PITA_ERR_AUTH, PITA_ERR_REDIS: not stored; PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC.
+///
+/// Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pita_store_logits_metrics(
+    req_id: *const c_char,
+    logits: *const f32,
+    vocab_size: usize,
+    temperature: f32,
+    metrics: u32,
+) -> pita_status_t {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let id = unsafe { args::request_id(req_id) }?;
+        if vocab_size == 0 {
+            return Err(Error::invalid("vocab_size is 0: must be at least 1"));
+        }
+        // SAFETY: the caller's promise; the elements are read as bytes, which need no alignment.
+        let row = Row::F32(unsafe { args::slice("logits", logits.cast::<Bits32>(), vocab_size) }?);
+        let job = Job { row, temperature: args::temperature(temperature)?, wanted: args::metrics(metrics)? };
+        let client = redis::current()?;
+        let records = metrics::compute_all(&[job]);
+        only(client.store(&[Write { id, placement: Placement::Append, records: &records }]))
+    })
+}
+
+/// Computes the metrics of many requests and stores a record for each, in one round trip.
+///
+/// With a token index, the record becomes that element of the list: it is appended when the index is the list's length,
+/// replaces an element when it is below, and is refused with PITA_ERR_GAP when it is above. Such a store is safe to
+/// repeat, and repeats itself when a connection breaks. Without an index it is an append, done at most once.
+///
+/// Failures are per request: one bad entry does not stop the others. `batch->statuses` has each one's. When the batch
+/// fails as a whole, all of them are that failure.
+///
+/// @param batch  What to store; see pita_batch_t. Copied from before the call returns.
+///
+/// @return PITA_OK: all stored. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED,
+///         PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP: that
+///         entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC.
+///
+/// Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pita_store_logits_metrics_batch(batch: *const pita_batch_t) -> pita_status_t {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let batch = unsafe { Batch::read(batch) }?;
+        if !batch.has_ids() {
+            return Err(batch.fail(Error::invalid("req_ids is NULL")));
+        }
+        let client = match redis::current() {
+            Ok(client) => client,
+            Err(error) => return Err(batch.fail(error)),
+        };
+        let (mut results, chosen) = choose(&batch, |i| Ok((batch.id(i)?, batch.job(i)?)));
+        let (indices, (ids, jobs)): (Vec<usize>, (Vec<&str>, Vec<Job<'_>>)) = chosen.into_iter().unzip();
+        let records = metrics::compute_all(&jobs);
+        let write = |((&i, &id), record)| Write {
+            id,
+            placement: batch.token_index(i).map_or(Placement::Append, Placement::At),
+            records: std::slice::from_ref(record),
+        };
+        let writes: Vec<Write<'_>> = indices.iter().zip(&ids).zip(&records).map(write).collect();
+        for (&i, result) in indices.iter().zip(client.store(&writes)) {
+            results[i] = result;
+        }
+        batch.finish(results)
+    })
+}
+
+/// Stores metrics that were computed elsewhere, all in one list, in one command: all of them or none.
+///
+/// @param req_id       The request's id: 1 to 1024 bytes.
+/// @param token_index  Below 0: append, at most once. Otherwise the index of the first record in the list, the others
+///                     follow; elements that are there already are replaced, and it repeats itself when a connection
+///                     breaks.
+/// @param metrics      `count` records. Copied from before the call returns.
+/// @param count        1 to 1000000.
+///
+/// @return PITA_OK: stored; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT,
+///         PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP (`token_index` is past the end of the list): not stored;
+///         PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC.
+///
+/// Blocks: for the URL's `timeout_ms` at most. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pita_store_metrics(
+    req_id: *const c_char,
+    token_index: i64,
+    metrics: *const Metrics,
+    count: usize,
+) -> pita_status_t {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let id = unsafe { args::request_id(req_id) }?;
+        if count == 0 || count > MAX_COUNT {
+            return Err(Error::invalid(format!("count is {count}: must be from 1 to {MAX_COUNT}")));
+        }
+        // SAFETY: the caller's promise.
+        let records = unsafe { args::slice("metrics", metrics, count) }?;
+        let placement = u64::try_from(token_index).map_or(Placement::Append, Placement::At);
+        only(redis::current()?.store(&[Write { id, placement, records }]))
+    })
+}
+
+/// Computes the metrics of many requests and stores nothing. Needs no Redis and no open pool.
+///
+/// @param batch  What to compute; see pita_batch_t. `token_indices` is ignored. `req_ids` may be NULL; otherwise a NULL
+///               entry skips its request, and the ids themselves are not read.
+/// @param out    `batch->len` entries: the metrics of each request. What is not asked for is 0; those of a skipped
+///               request are 0; those of one with a bad entry are NaN.
+///
+/// @return PITA_OK. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED;
+///         PITA_ERR_PANIC.
+///
+/// Blocks: for the computing. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pita_compute_logits_metrics(batch: *const pita_batch_t, out: *mut Metrics) -> pita_status_t {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let batch = unsafe { Batch::read(batch) }?;
+        // SAFETY: the caller's promise.
+        let out = match unsafe { args::slice_mut("out", out, batch.len()) } {
+            Ok(out) => out,
+            Err(error) => return Err(batch.fail(error)),
+        };
+        let (results, chosen) = choose(&batch, |i| batch.job(i));
+        let (indices, jobs): (Vec<usize>, Vec<Job<'_>>) = chosen.into_iter().unzip();
+        for (out, result) in out.iter_mut().zip(&results) {
+            *out = if result.is_ok() { Metrics::default() } else { Metrics::nan() };
+        }
+        for (i, metrics) in indices.into_iter().zip(metrics::compute_all(&jobs)) {
+            out[i] = metrics;
+        }
+        batch.finish(results)
+    })
+}
+
+/// Reads each request that is not skipped. Returns a result for every request, and the good ones with their indices.
+fn choose<T>(batch: &Batch<'_>, read: impl Fn(usize) -> Result<T>) -> (Vec<Result<()>>, Vec<(usize, T)>) {
+    let mut chosen = Vec::with_capacity(batch.len());
+    let take = |i| {
+        if !batch.is_skipped(i) {
+            chosen.push((i, read(i)?));
+        }
+        Ok(())
+    };
+    ((0..batch.len()).map(take).collect(), chosen)
+}
+
+/// The result of a single write.
+fn only(mut results: Vec<Result<()>>) -> Result<()> {
+    results.pop().expect("one write has one result")
+}

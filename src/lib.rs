@@ -1,0 +1,13 @@
+//! Metrics of LLM logits into Redis and out again, for native inference backends, behind a C ABI.
+//!
+//! Data flows one way: C caller -> `capi` -> [`metrics`] -> [`record`] -> [`redis`], and back. The C ABI is described
+//! in `include/pita_redis.h`, which is generated from `capi`.
+
+// First: the header lists the statuses before all else.
+pub mod error;
+
+pub mod capi;
+mod log;
+pub mod metrics;
+pub mod record;
+pub mod redis;

@@ -1,0 +1,46 @@
+//! Lines for whoever listens. Silent otherwise.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+/// How much a line matters. The numbers are those of syslog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Level {
+    /// Something was lost or is broken.
+    Error = 3,
+    /// Something went wrong that the library copes with, or that a status reports.
+    Warning = 4,
+    /// A change worth knowing, such as an opened pool.
+    Info = 6,
+    /// For finding faults.
+    Debug = 7,
+}
+
+/// Gets every line, on the thread where it arises.
+pub type Sink = dyn Fn(Level, &str) + Send + Sync;
+
+static SINK: RwLock<Option<Arc<Sink>>> = RwLock::new(None);
+
+thread_local! {
+    static CALLING_OUT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sends lines to `sink` from now on; `None` silences them.
+pub fn set(sink: Option<Arc<Sink>>) {
+    *SINK.write() = sink;
+}
+
+/// Hands the line that `message` makes to the sink, holding no lock meanwhile.
+///
+/// What the sink itself causes by calling the library is not logged: it would never end.
+pub fn emit(level: Level, message: impl FnOnce() -> String) {
+    let Some(sink) = SINK.read().clone() else { return };
+    if CALLING_OUT.replace(true) {
+        return;
+    }
+    sink(level, &message());
+    CALLING_OUT.set(false);
+}

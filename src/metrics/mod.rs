@@ -1,0 +1,81 @@
+//! Logits in, [`Metrics`] out. Knows nothing of Redis or C.
+
+mod kernel;
+mod row;
+mod state;
+
+pub use row::{Bits16, Bits32, Row};
+
+/// The three numbers of one token, as they are stored and taken. What was not asked for is 0.
+///
+/// For a row of logits x and a temperature T they are those of PyTorch in double precision on the same input:
+/// `logsumexp(x)`, `logsumexp(x / T)` and `Categorical(logits=x).entropy()`. A row that is all -inf gives -inf, -inf,
+/// NaN; one with a +inf gives +inf, +inf, NaN; one with a NaN gives NaN three times.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Metrics {
+    /// logsumexp of the logits: the log normalization constant, in nats.
+    pub log_norm: f64,
+    /// logsumexp of the logits divided by the temperature, in nats.
+    pub log_norm_temp: f64,
+    /// Shannon entropy of softmax of the logits, in nats; at least 0.
+    pub entropy: f64,
+}
+
+impl Metrics {
+    /// What stands in for a result that could not be computed.
+    pub fn nan() -> Self {
+        Metrics { log_norm: f64::NAN, log_norm_temp: f64::NAN, entropy: f64::NAN }
+    }
+
+    /// The numbers in the order in which a record lists them.
+    pub fn fields(&self) -> [f64; 3] {
+        [self.log_norm, self.log_norm_temp, self.entropy]
+    }
+}
+
+/// Which of the metrics a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// `log_norm` and `log_norm_temp`.
+    pub normalization: bool,
+    /// `entropy`.
+    pub entropy: bool,
+}
+
+/// One request: a row, and what to compute of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The logits; at least one.
+    pub row: Row<'a>,
+    /// Finite and above 0.
+    pub temperature: f32,
+    /// What to compute.
+    pub wanted: Wanted,
+}
+
+/// Computes each request; the results are in the order of `jobs`.
+pub fn compute_all(jobs: &[Job<'_>]) -> Vec<Metrics> {
+    jobs.iter().map(compute).collect()
+}
+
+/// Computes one request on the calling thread.
+fn compute(job: &Job<'_>) -> Metrics {
+    // The temperature only shows in log_norm_temp: without that, 1 saves the kernel an exponential.
+    let temperature = if job.wanted.normalization { f64::from(job.temperature) } else { 1.0 };
+    let kernel = kernel::best();
+    let state = match job.row {
+        Row::F32(row) => (kernel.f32)(row, temperature),
+        Row::F16(row) => (kernel.f16)(row, temperature),
+        Row::Bf16(row) => (kernel.bf16)(row, temperature),
+    };
+    let all = state.finish(temperature);
+    Metrics {
+        log_norm: if job.wanted.normalization { all.log_norm } else { 0.0 },
+        log_norm_temp: if job.wanted.normalization { all.log_norm_temp } else { 0.0 },
+        entropy: if job.wanted.entropy { all.entropy } else { 0.0 },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,17 @@
+//! Records into Redis lists and out again: configuration, connections, and the atomic scripts.
+
+mod client;
+mod config;
+mod connection;
+mod pipeline;
+mod pool;
+mod stats;
+mod store;
+mod take;
+mod ttl;
+
+pub use client::{Client, close, current, open};
+pub use config::Config;
+pub use stats::{Latency, Snapshot};
+pub use store::{Placement, Write};
+pub use take::Taken;

@@ -1,0 +1,67 @@
+//! Commands packed for one round trip, and the atomic scripts.
+
+use once_cell::race::OnceBox;
+use redis::Cmd;
+
+/// Packed commands, and where each ends.
+#[derive(Default)]
+pub struct Pipeline {
+    pub packed: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Pipeline {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One command alone.
+    pub fn of(command: &Cmd) -> Self {
+        let mut pipeline = Self::new();
+        pipeline.push(command);
+        pipeline
+    }
+
+    pub fn push(&mut self, command: &Cmd) {
+        command.write_packed_command(&mut self.packed);
+        self.ends.push(self.packed.len());
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether command `i` was handed over whole when `sent` bytes were. Redis executes no part of a command.
+    pub fn was_sent(&self, i: usize, sent: usize) -> bool {
+        self.ends[i] <= sent
+    }
+}
+
+/// A script that the server runs atomically. Each touches keys of one cluster slot only.
+pub struct Script {
+    body: &'static str,
+    /// Filled at first use; no lock is involved, so a fork cannot leave it held.
+    hash: OnceBox<String>,
+}
+
+pub static STORE: Script = Script::new(include_str!("scripts/store.lua"));
+pub static CLAIM: Script = Script::new(include_str!("scripts/claim.lua"));
+pub static RESTORE: Script = Script::new(include_str!("scripts/restore.lua"));
+
+impl Script {
+    const fn new(body: &'static str) -> Self {
+        Script { body, hash: OnceBox::new() }
+    }
+
+    /// The call of the script: by its hash, or `whole` where the server answered NOSCRIPT, which makes it known there.
+    pub fn call(&self, whole: bool, keys: &[&str]) -> Cmd {
+        let mut command = if whole {
+            redis::cmd("EVAL").arg(self.body).take()
+        } else {
+            let hash = self.hash.get_or_init(|| Box::new(redis::Script::new(self.body).get_hash().to_string()));
+            redis::cmd("EVALSHA").arg(hash).take()
+        };
+        command.arg(keys.len()).arg(keys);
+        command
+    }
+}

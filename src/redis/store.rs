@@ -1,0 +1,202 @@
+//! Storing: appends at most once, indexed records exactly once, a batch in one round trip.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use redis::{Cmd, ServerErrorKind, Value};
+
+use super::client::{Client, pause, unexpected};
+use super::connection::refused;
+use super::pipeline::{Pipeline, STORE};
+use crate::error::{Error, Kind, Result};
+use crate::metrics::Metrics;
+use crate::record;
+
+/// Where records go in their list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Behind the last one, whatever its index.
+    Append,
+    /// The first one at this index, the others behind it. What is there already is replaced.
+    At(u64),
+}
+
+/// Records of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// The request's id.
+    pub id: &'a str,
+    /// Where they go.
+    pub placement: Placement,
+    /// At least one.
+    pub records: &'a [Metrics],
+}
+
+/// How a write is put to the server.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    /// RPUSH: the list's life needs no renewal.
+    Push,
+    /// RPUSHX: its life was renewed a moment ago; if the list is gone since, nothing happens, and `Script` follows.
+    PushExisting,
+    /// The script, by its hash.
+    Script,
+    /// The script itself: the server did not know the hash.
+    WholeScript,
+}
+
+/// A write on its way.
+struct Task<'a> {
+    write: Write<'a>,
+    key: String,
+    form: Form,
+    /// Sent at least once without an answer.
+    in_doubt: bool,
+    result: Option<Result<()>>,
+}
+
+impl Client {
+    /// Stores each write, all in one round trip; one result each. Blocks until the pool's timeout at most.
+    ///
+    /// An append whose answer is lost is [`Kind::Uncertain`] at once. An indexed write is sent again until its outcome
+    /// is known: doing it twice is doing it once.
+    pub fn store(&self, writes: &[Write<'_>]) -> Vec<Result<()>> {
+        let start = Instant::now();
+        let deadline = self.deadline();
+        let mut tasks: Vec<Task<'_>> = writes.iter().map(|write| self.task(*write)).collect();
+        for attempt in 0.. {
+            let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| task.result.is_none()).collect();
+            if pending.is_empty() {
+                break;
+            }
+            let (failure, connected) = self.attempt(&mut pending, deadline);
+            let Some(failure) = failure else { continue };
+            let in_time = failure.kind != Kind::Timeout && pause(attempt, deadline);
+            for task in pending.iter_mut().filter(|task| task.result.is_none()) {
+                // What is in doubt is worth trying for; the rest is reported at once when there is no server.
+                if !in_time || !(connected || task.in_doubt) {
+                    task.result = Some(Err(task.failed(&failure)));
+                } else {
+                    self.stats.retried.fetch_add(task.write.records.len() as u64, Relaxed);
+                }
+            }
+        }
+        self.stats.store_calls.record(start.elapsed());
+        tasks
+            .into_iter()
+            .map(|task| self.tally(&task.write, task.result.expect("the loop ends when all have one")))
+            .collect()
+    }
+
+    fn task<'a>(&self, write: Write<'a>) -> Task<'a> {
+        let key = self.key(write.id);
+        let form = match (write.placement, &self.renewals) {
+            (Placement::At(_), _) => Form::Script,
+            (Placement::Append, None) => Form::Push,
+            (Placement::Append, Some(renewals)) if renewals.is_fresh(&key) => Form::PushExisting,
+            (Placement::Append, Some(_)) => Form::Script,
+        };
+        Task { write, key, form, in_doubt: false, result: None }
+    }
+
+    /// One round trip for all of `tasks`. Returns what went wrong with the connection, and whether there was one.
+    fn attempt(&self, tasks: &mut [&mut Task<'_>], deadline: Instant) -> (Option<Error>, bool) {
+        let ttl_ms = self.pool.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
+        let mut pipeline = Pipeline::new();
+        for task in tasks.iter() {
+            pipeline.push(&task.command(ttl_ms));
+        }
+        let exchange = match self.exchange(&pipeline, deadline) {
+            Ok(exchange) => exchange,
+            Err(error) => return (Some(error), false),
+        };
+        for (task, reply) in tasks.iter_mut().zip(&exchange.replies) {
+            self.settle(task, reply);
+        }
+        if let Some(error) = &exchange.failure {
+            for (i, task) in tasks.iter_mut().enumerate().skip(exchange.replies.len()) {
+                if pipeline.was_sent(i, exchange.sent) {
+                    task.in_doubt = true;
+                    if task.write.placement == Placement::Append {
+                        task.result = Some(Err(task.failed(error)));
+                    }
+                }
+            }
+        }
+        (exchange.failure, true)
+    }
+
+    /// Takes in the answer to one write. Without a result afterwards, the task wants to be put in another form.
+    fn settle(&self, task: &mut Task<'_>, reply: &Value) {
+        task.result = match reply {
+            Value::Int(0) if task.form == Form::PushExisting => {
+                task.form = Form::Script;
+                None
+            }
+            Value::Int(length) if *length > 0 => {
+                if let (Form::Script | Form::WholeScript, Some(renewals)) = (task.form, &self.renewals) {
+                    renewals.renewed(&task.key);
+                }
+                Some(Ok(()))
+            }
+            Value::Int(answer) => Some(Err(task.gap(-answer - 1))),
+            Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
+                task.form = Form::WholeScript;
+                None
+            }
+            Value::ServerError(error) => Some(Err(refused(error).of(format_args!("request {:?}", task.write.id)))),
+            other => Some(Err(unexpected(other))),
+        };
+    }
+
+    fn tally(&self, write: &Write<'_>, result: Result<()>) -> Result<()> {
+        let counter = match (&result, write.placement) {
+            (Ok(()), Placement::Append) => &self.stats.appended,
+            (Ok(()), Placement::At(_)) => &self.stats.indexed,
+            (Err(error), _) if error.kind == Kind::Uncertain => &self.stats.uncertain,
+            (Err(error), _) if matches!(error.kind, Kind::Unavailable | Kind::Timeout) => return result,
+            (Err(_), _) => &self.stats.refused,
+        };
+        counter.fetch_add(write.records.len() as u64, Relaxed);
+        result
+    }
+}
+
+impl Task<'_> {
+    fn command(&self, ttl_ms: u64) -> Cmd {
+        let mut command = match self.form {
+            Form::Push => redis::cmd("RPUSH").arg(&self.key).take(),
+            Form::PushExisting => redis::cmd("RPUSHX").arg(&self.key).take(),
+            Form::Script | Form::WholeScript => {
+                let index = match self.write.placement {
+                    Placement::Append => -1,
+                    Placement::At(index) => index as i64,
+                };
+                let mut call = STORE.call(self.form == Form::WholeScript, &[&self.key]);
+                call.arg(index).arg(ttl_ms).take()
+            }
+        };
+        let mut text = Vec::with_capacity(record::MAX_LEN);
+        for metrics in self.write.records {
+            text.clear();
+            record::write(metrics, &mut text);
+            command.arg(&text);
+        }
+        command
+    }
+
+    /// The error of a write that `cause` kept from being settled.
+    fn failed(&self, cause: &Error) -> Error {
+        let id = self.write.id;
+        if self.in_doubt {
+            return Error::new(Kind::Uncertain, format!("request {id:?}: sent, but may or may not be stored: {cause}"));
+        }
+        Error::new(cause.kind, format!("request {id:?}: not stored: {cause}"))
+    }
+
+    fn gap(&self, length: i64) -> Error {
+        let Placement::At(index) = self.write.placement else { unreachable!("only an index can leave a gap") };
+        let message = format!("request {:?}: token_index is {index}, but the list ends at {length}", self.write.id);
+        Error::new(Kind::Gap, message)
+    }
+}
