@@ -71,10 +71,11 @@ impl Client {
             }
             let (failure, connected) = self.attempt(&mut pending, deadline);
             let Some(failure) = failure else { continue };
-            let in_time = failure.kind != Kind::Timeout && pause(attempt, deadline);
+            // Without a server, only what is in doubt is worth waiting for.
+            let is_worth_it = connected || pending.iter().any(|task| task.in_doubt && task.result.is_none());
+            let is_over = failure.kind == Kind::Timeout || !is_worth_it || !pause(attempt, deadline);
             for task in pending.iter_mut().filter(|task| task.result.is_none()) {
-                // What is in doubt is worth trying for; the rest is reported at once when there is no server.
-                if !in_time || !(connected || task.in_doubt) {
+                if is_over {
                     task.result = Some(Err(task.failed(&failure)));
                 } else {
                     self.stats.retried.fetch_add(task.write.records.len() as u64, Relaxed);
