@@ -101,10 +101,9 @@ proptest! {
     #[test]
     fn sixteen_bit_rows_are_widened_rows(bits in prop::collection::vec(any::<u16>(), 1..300), temperature in 0.1f32..4.0) {
         let bytes: Vec<Bits16> = bits.iter().map(|bits| bits.to_ne_bytes()).collect();
-        let cases: [(Row<'_>, fn(u16) -> f32); 2] =
-            [(Row::F16(&bytes), f16_to_f32), (Row::Bf16(&bytes), bf16_to_f32)];
-        for (row, widen) in cases {
-            let wide: Vec<f32> = bits.iter().map(|&bits| widen(bits)).collect();
+        let f16 = bits.iter().map(|&bits| f16_to_f32(bits));
+        let bf16 = bits.iter().map(|&bits| bf16_to_f32(bits));
+        for (row, wide) in [(Row::F16(&bytes), f16.collect::<Vec<_>>()), (Row::Bf16(&bytes), bf16.collect())] {
             let found = compute(&Job { row, temperature, wanted: ALL });
             let expected = metrics_of(&wide, temperature);
             prop_assert!(is_close(found, expected), "found {found:?}, expected {expected:?}");

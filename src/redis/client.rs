@@ -29,19 +29,22 @@ static CURRENT: RwLock<Option<Arc<Client>>> = RwLock::new(None);
 
 /// Opens the process's pool; connects to nothing yet. Once more with equal settings is fine, with others an error.
 pub fn open(config: Config) -> Result<()> {
-    let mut current = CURRENT.write();
-    match &*current {
-        None => {
-            log::emit(Level::Info, || format!("open: {config}, at most {} connections", config.pool_size));
-            *current = Some(Arc::new(Client::new(config)));
-            Ok(())
+    {
+        let mut current = CURRENT.write();
+        match &*current {
+            None => *current = Some(Arc::new(Client::new(config.clone()))),
+            Some(client) if *client.pool.config() == config => return Ok(()),
+            Some(client) => {
+                return Err(Error::config(format!(
+                    "already open as {} with other settings than those asked for ({config}); close it first",
+                    client.pool.config()
+                )));
+            }
         }
-        Some(client) if *client.pool.config() == config => Ok(()),
-        Some(client) => Err(Error::config(format!(
-            "already open as {} with other settings than those asked for ({config}); close it first",
-            client.pool.config()
-        ))),
     }
+    // Not under the lock: whoever listens may call the library.
+    log::emit(Level::Info, || format!("open: {config}, at most {} connections", config.pool_size));
+    Ok(())
 }
 
 /// The open client.

@@ -1,0 +1,56 @@
+# The menu. Cargo builds in target/, CMake in build/.
+
+PREFIX = /usr/local
+DESTDIR =
+CONFIGURE = cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX:PATH="$(PREFIX)" \
+	-DPITA_REDIS_CARGO_TARGET_DIR="$(CURDIR)/target"
+
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help:
+	@echo 'make demo      an engine stores metrics of its tokens, a sampler takes and shows them'
+	@echo 'make test      all tests: Rust, C++, valgrind, the installed package'
+	@echo 'make lint      format, clippy, drift of generated files'
+	@echo 'make install   library, headers, CMake and pkg-config files, into PREFIX ($(PREFIX)); DESTDIR counts'
+	@echo 'make header    writes include/pita_redis.h and tests/symbols.txt anew'
+	@echo 'make clean     removes target/ and build/'
+	@echo
+	@echo 'demo and test install the Debian packages that they miss.'
+
+.PHONY: demo
+demo:
+	@scripts/setup.sh demo
+	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=ON -DPITA_REDIS_BUILD_TESTS=OFF
+	@cmake --build build --target pita_redis_demo
+	@scripts/with-redis.sh build/examples/pita_redis_demo
+
+.PHONY: test
+test:
+	@scripts/setup.sh test
+	cargo test --locked
+	$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=ON -DPITA_REDIS_BUILD_TESTS=ON
+	cmake --build build --parallel 2
+	ctest --test-dir build --output-on-failure --parallel 2
+
+.PHONY: lint
+lint:
+	@scripts/setup.sh lint
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo test --locked --test header --test symbols
+
+.PHONY: install
+install:
+	@scripts/setup.sh build
+	$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=OFF
+	cmake --build build
+	@scripts/install.sh build "$(PREFIX)" "$(DESTDIR)"
+
+.PHONY: header
+header:
+	PITA_BLESS=1 cargo test --locked --test header --test symbols
+
+.PHONY: clean
+clean:
+	rm -rf build target

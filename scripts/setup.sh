@@ -1,0 +1,118 @@
+#!/bin/sh
+# setup.sh build|demo|test|lint: installs what that task needs and this machine lacks, from Debian's packages.
+set -eu
+task=${1-}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# Calls `need PACKAGE TEST...`: where TEST fails, the package is missing.
+missing=
+need() {
+    package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+
+need_build() {
+    need cmake has cmake
+    need gcc has cc
+    need libc6-dev has_header c stdio.h
+}
+
+need_demo() {
+    need_build
+    need make has make
+    need g++ has c++
+    need redis-server has redis-server
+}
+
+need_test() {
+    need_demo
+    need libgtest-dev has_header c++ gtest/gtest.h
+    need pkg-config has pkg-config
+    need libhiredis-dev has_header c hiredis/hiredis.h
+    need valgrind has valgrind
+    need binutils has readelf
+    need python3-redis has_python_redis
+}
+
+has_header() {
+    echo "#include <$2>" | cc -x "$1" -fsyntax-only -
+}
+
+# The python3 of PATH may be a version manager's, without the system's modules.
+has_python_redis() {
+    python3 -c 'import redis' || /usr/bin/python3 -c 'import redis'
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Runs a command, and shows what it printed only if it fails.
+quietly() {
+    log=$(mktemp)
+    if as_root env DEBIAN_FRONTEND=noninteractive "$@" >"$log" 2>&1; then
+        rm -f "$log"
+    else
+        cat "$log" >&2
+        rm -f "$log"
+        exit 1
+    fi
+}
+
+# Only the program redis-server is wanted. Debian's package starts a service as well, unless this file forbids it.
+policy=/usr/sbin/policy-rc.d
+forbid_services() {
+    [ ! -e $policy ] || return 0
+    trap 'as_root rm -f $policy' EXIT
+    trap 'exit 1' INT TERM HUP
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+}
+
+install_missing() {
+    if ! has apt-get; then
+        echo "Please install what these Debian packages have:$missing" >&2
+        exit 1
+    fi
+    if [ "$(id -u)" != 0 ] && ! has sudo; then
+        echo "Please run as root: apt-get install$missing" >&2
+        exit 1
+    fi
+    echo "Installing:$missing"
+    forbid_services
+    quietly apt-get update
+    # shellcheck disable=SC2086 # a list of words
+    quietly apt-get install --yes --no-install-recommends $missing
+    # Nor is the service to start with the next boot.
+    case "$missing " in
+        *" redis-server "*) quietly update-rc.d redis-server disable ;;
+    esac
+}
+
+need_cargo() {
+    if ! has cargo; then
+        echo "cargo is missing. Install Rust from https://rustup.rs; Debian 12's own is too old." >&2
+        exit 1
+    fi
+}
+
+need_lint() {
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        echo "rustfmt or clippy is missing: rustup component add rustfmt clippy" >&2
+        exit 1
+    fi
+    need gcc has cc
+    need binutils has readelf
+}
+
+need_cargo
+case $task in
+    build | demo | test | lint) "need_$task" ;;
+    *)
+        echo "usage: $0 build|demo|test|lint" >&2
+        exit 2
+        ;;
+esac
+[ -z "$missing" ] || install_missing
