@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwapOption;
 
 /// How much a line matters. The numbers are those of syslog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,22 +22,22 @@ pub enum Level {
 /// Gets every line, on the thread where it arises.
 pub type Sink = dyn Fn(Level, &str) + Send + Sync;
 
-static SINK: RwLock<Option<Arc<Sink>>> = RwLock::new(None);
+static SINK: ArcSwapOption<Box<Sink>> = ArcSwapOption::const_empty();
 
 thread_local! {
     static CALLING_OUT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sends lines to `sink` from now on; `None` silences them.
-pub fn set(sink: Option<Arc<Sink>>) {
-    *SINK.write() = sink;
+pub fn set(sink: Option<Box<Sink>>) {
+    SINK.store(sink.map(Arc::new));
 }
 
 /// Hands the line that `message` makes to the sink, holding no lock meanwhile.
 ///
 /// What the sink itself causes by calling the library is not logged: it would never end.
 pub fn emit(level: Level, message: impl FnOnce() -> String) {
-    let Some(sink) = SINK.read().clone() else { return };
+    let Some(sink) = SINK.load_full() else { return };
     if CALLING_OUT.replace(true) {
         return;
     }

@@ -1,7 +1,6 @@
 //! Messages, names, versions, logs.
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::sync::Arc;
 
 use super::boundary;
 use crate::error::{self, pita_status_t};
@@ -66,8 +65,8 @@ pub extern "C" fn pita_set_log_callback(
     user: *mut c_void,
 ) {
     let user = User(user);
-    let sink = callback.map(|callback| -> Arc<log::Sink> {
-        Arc::new(move |level: Level, message: &str| {
+    let sink = callback.map(|callback| -> Box<log::Sink> {
+        Box::new(move |level: Level, message: &str| {
             let message = CString::new(message.replace('\0', "\\0")).unwrap_or_default();
             callback(level as c_int, message.as_ptr(), user.get());
         })

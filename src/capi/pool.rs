@@ -49,7 +49,7 @@ pub struct pita_stats_t {
 
 // SAFETY: integers only, so all zero is valid; `struct_size` comes first.
 unsafe impl Extensible for pita_stats_t {
-    const NAME: &'static str = "stats";
+    const NAME: &'static str = "out";
     const FIRST_SIZE: usize = size_of::<pita_stats_t>();
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use arc_swap::ArcSwapOption;
 use redis::Value;
 
 use super::config::Config;
@@ -13,6 +13,7 @@ use super::connection::{Exchange, refused};
 use super::pipeline::Pipeline;
 use super::pool::Pool;
 use super::stats::{Snapshot, Stats};
+use super::take::DoubtfulClaims;
 use super::ttl::Renewals;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level};
@@ -23,47 +24,67 @@ pub struct Client {
     pub(super) stats: Stats,
     /// `None` where lists live for ever.
     pub(super) renewals: Option<Renewals>,
+    pub(super) claims: DoubtfulClaims,
+    /// The process that made it. A forked child makes its own.
+    pid: u32,
 }
 
-static CURRENT: RwLock<Option<Arc<Client>>> = RwLock::new(None);
+static CURRENT: ArcSwapOption<Client> = ArcSwapOption::const_empty();
 
 /// Opens the process's pool; connects to nothing yet. Once more with equal settings is fine, with others an error.
 pub fn open(config: Config) -> Result<()> {
-    {
-        let mut current = CURRENT.write();
-        match &*current {
-            None => *current = Some(Arc::new(Client::new(config.clone()))),
-            Some(client) if *client.pool.config() == config => return Ok(()),
-            Some(client) => {
-                return Err(Error::config(format!(
-                    "already open as {} with other settings than those asked for ({config}); close it first",
-                    client.pool.config()
-                )));
+    loop {
+        if let Some(client) = find() {
+            if *client.pool.config() == config {
+                return Ok(());
             }
+            return Err(Error::config(format!(
+                "already open as {} with other settings than those asked for ({config}); close it first",
+                client.pool.config()
+            )));
+        }
+        let client = Arc::new(Client::new(config.clone()));
+        if CURRENT.compare_and_swap(&None::<Arc<Client>>, Some(client)).is_none() {
+            log::emit(Level::Info, || format!("open: {config}, at most {} connections", config.pool_size));
+            return Ok(());
         }
     }
-    // Not under the lock: whoever listens may call the library.
-    log::emit(Level::Info, || format!("open: {config}, at most {} connections", config.pool_size));
-    Ok(())
 }
 
 /// The open client.
 pub fn current() -> Result<Arc<Client>> {
-    let client = CURRENT.read().clone();
-    client.ok_or_else(|| Error::new(Kind::NotOpen, "call pita_redis_open first"))
+    find().ok_or_else(|| Error::new(Kind::NotOpen, "call pita_redis_open first"))
 }
 
 /// Closes the pool. Calls under way end as they would have; closing twice is fine.
 pub fn close() {
-    // Dropped outside the lock.
-    let client = CURRENT.write().take();
-    drop(client);
+    let _ = find();
+    CURRENT.store(None);
+}
+
+/// The open client, if any. In a forked child it is one of the child's own, with the parent's settings.
+fn find() -> Option<Arc<Client>> {
+    let client = CURRENT.load_full()?;
+    if client.pid == std::process::id() {
+        return Some(client);
+    }
+    let own = Arc::new(Client::new(client.pool.config().clone()));
+    drop(CURRENT.compare_and_swap(&client, Some(own)));
+    // The parent's is left as it is, for ever: another thread may have held its locks at the fork.
+    std::mem::forget(client);
+    find()
 }
 
 impl Client {
     fn new(config: Config) -> Self {
         let renewals = config.ttl.map(Renewals::new);
-        Client { pool: Pool::new(config), stats: Stats::default(), renewals }
+        Client {
+            pool: Pool::new(config),
+            stats: Stats::default(),
+            renewals,
+            claims: DoubtfulClaims::default(),
+            pid: std::process::id(),
+        }
     }
 
     /// When a call that starts now has to end.
@@ -94,6 +115,12 @@ impl Client {
         self.stats.round_trips.record(start.elapsed());
         self.stats.bytes_sent.fetch_add(exchange.sent as u64, Relaxed);
         self.stats.bytes_received.fetch_add(exchange.received as u64, Relaxed);
+        let is_new = connection.is_new;
+        // Given back before anything is logged: whoever listens may call the library.
+        drop(connection);
+        if is_new {
+            log::emit(Level::Debug, || format!("connected to {}", self.pool.config()));
+        }
         if let Some(error) = &exchange.failure {
             log::emit(Level::Warning, || format!("{}: {error}", self.pool.config()));
         }
@@ -102,12 +129,16 @@ impl Client {
 
     /// The replies to commands that do no harm when they are executed twice: repeated over new connections until all
     /// are answered, no connection can be made, or `deadline`.
-    pub(super) fn ask_each(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Vec<Value>> {
+    pub(super) fn ask_each(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Vec<Value>, Lost> {
+        let mut was_sent = false;
         for attempt in 0.. {
-            let exchange = self.exchange(pipeline, deadline)?;
+            let exchange = self.exchange(pipeline, deadline).map_err(|error| Lost { error, was_sent })?;
+            was_sent |= exchange.sent > 0;
             match exchange.failure {
                 None => return Ok(exchange.replies),
-                Some(error) if error.kind == Kind::Timeout || !pause(attempt, deadline) => return Err(error),
+                Some(error) if error.kind == Kind::Timeout || !pause(attempt, deadline) => {
+                    return Err(Lost { error, was_sent });
+                }
                 Some(_) => {}
             }
         }
@@ -117,12 +148,27 @@ impl Client {
     /// As [`Self::ask_each`], for commands of which none may be refused.
     pub(super) fn ask(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Vec<Value>> {
         let replies = self.ask_each(pipeline, deadline)?;
-        for reply in &replies {
-            if let Value::ServerError(error) = reply {
-                return Err(refused(error));
-            }
+        match first_refusal(&replies) {
+            Some(error) => Err(error),
+            None => Ok(replies),
         }
-        Ok(replies)
+    }
+}
+
+/// The first error among replies.
+pub fn first_refusal(replies: &[Value]) -> Option<Error> {
+    replies.iter().find_map(|reply| if let Value::ServerError(error) = reply { Some(refused(error)) } else { None })
+}
+
+/// Why there was no answer, and whether Redis may have executed the commands all the same.
+pub struct Lost {
+    pub error: Error,
+    pub was_sent: bool,
+}
+
+impl From<Lost> for Error {
+    fn from(lost: Lost) -> Self {
+        lost.error
     }
 }
 

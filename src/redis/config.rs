@@ -134,6 +134,10 @@ impl Config {
         }
         config.password = url.password().map(|text| decode("password", text)).transpose()?;
         let path = url.path().trim_start_matches('/');
+        if path.contains('@') {
+            // Not quoted: it is the rest of a password.
+            return Err(Error::config("the URL has a '/' before its '@'; in a user name or password write it as %2F"));
+        }
         if !path.is_empty() {
             config.db = db("the URL's database", path)?;
         }
@@ -344,6 +348,7 @@ mod tests {
             "redis://user:12?cret@host",
             "redis://user:se#cret@host",
             "redis://user:se/cret@host",
+            "redis://user:12/cret@host",
             "redis://:secret@host?colour=1",
             "redis://:secret@host:99999",
             "redis://:cret%ff@host",

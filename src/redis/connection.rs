@@ -218,6 +218,8 @@ pub fn refused(error: &ServerError) -> Error {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Auth,
         "LOADING" => Kind::Unavailable,
         "ERR" if details.starts_with("max number of clients") => Kind::Unavailable,
+        // What scripts say before Redis 7.2.
+        "ERR" if details.starts_with("The user executing the script can't") => Kind::Auth,
         // What AUTH says where the server has no password, or (before Redis 6) another one.
         "ERR" if details.contains("AUTH") || details == "invalid password" => Kind::Auth,
         _ => Kind::Redis,

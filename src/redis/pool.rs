@@ -9,7 +9,6 @@ use parking_lot::{Condvar, Mutex};
 use super::config::Config;
 use super::connection::Connection;
 use crate::error::{Error, Kind, Result};
-use crate::log::{self, Level};
 
 /// A bounded set of connections with equal settings.
 pub struct Pool {
@@ -24,20 +23,19 @@ struct State {
     idle: Vec<Connection>,
     /// Idle ones, lent ones, and those being made.
     open: usize,
-    /// Whose connections these are: after a fork they are the parent's.
-    pid: u32,
 }
 
 /// A connection on loan. Dropping it gives it back, or gives up its place when it is broken.
 pub struct Lease<'a> {
     pool: &'a Pool,
     connection: Option<Connection>,
-    pid: u32,
+    /// Whether the connection was made for this loan.
+    pub is_new: bool,
 }
 
 impl Pool {
     pub fn new(config: Config) -> Self {
-        let state = Mutex::new(State { idle: Vec::new(), open: 0, pid: std::process::id() });
+        let state = Mutex::new(State { idle: Vec::new(), open: 0 });
         Pool { config, state, freed: Condvar::new(), connected: AtomicU64::new(0) }
     }
 
@@ -47,12 +45,12 @@ impl Pool {
 
     /// Lends a connection: an idle one that still lives, a new one, or the next that is given back before `deadline`.
     pub fn lend(&self, deadline: Instant) -> Result<Lease<'_>> {
-        let mut lease = Lease { pool: self, connection: self.idle_or_place(deadline)?, pid: std::process::id() };
+        let mut lease = Lease { pool: self, connection: self.idle_or_place(deadline)?, is_new: false };
         if lease.connection.is_none() {
             // If this fails, dropping the lease gives up the place.
             lease.connection = Some(Connection::open(&self.config, deadline)?);
+            lease.is_new = true;
             self.connected.fetch_add(1, Ordering::Relaxed);
-            log::emit(Level::Debug, || format!("connected to {}", self.config));
         }
         Ok(lease)
     }
@@ -60,7 +58,6 @@ impl Pool {
     /// An idle connection, or `None` and a place for a new one.
     fn idle_or_place(&self, deadline: Instant) -> Result<Option<Connection>> {
         let mut state = self.state.lock();
-        self.leave_to_parent(&mut state);
         loop {
             while let Some(connection) = state.idle.pop() {
                 if !connection.is_dead() {
@@ -78,22 +75,11 @@ impl Pool {
             }
         }
     }
-
-    /// In a forked child: closes what was inherited (only close(2): the parent goes on using it) and starts afresh.
-    fn leave_to_parent(&self, state: &mut State) {
-        let pid = std::process::id();
-        if state.pid != pid {
-            *state = State { idle: Vec::new(), open: 0, pid };
-        }
-    }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.state.lock();
-        if state.pid != self.pid {
-            return;
-        }
         match self.connection.take() {
             Some(connection) if !connection.is_broken() => state.idle.push(connection),
             _ => state.open -= 1,

@@ -1,5 +1,6 @@
 //! Storing: appends at most once, indexed records exactly once, a batch in one round trip.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -41,7 +42,7 @@ enum Form {
     PushExisting,
     /// The script, by its hash.
     Script,
-    /// The script itself: the server did not know the hash.
+    /// The script itself: the server does not know the hash, or must not be given the chance to say so.
     WholeScript,
 }
 
@@ -64,6 +65,7 @@ impl Client {
         let start = Instant::now();
         let deadline = self.deadline();
         let mut tasks: Vec<Task<'_>> = writes.iter().map(|write| self.task(*write)).collect();
+        keep_order(&mut tasks);
         for attempt in 0.. {
             let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| task.result.is_none()).collect();
             if pending.is_empty() {
@@ -160,6 +162,21 @@ impl Client {
         };
         counter.fetch_add(write.records.len() as u64, Relaxed);
         result
+    }
+}
+
+/// Puts tasks of one key in the form that neither a forgotten script nor a missing list sends into another round, where
+/// one of them could be overtaken by the next.
+fn keep_order(tasks: &mut [Task<'_>]) {
+    if tasks.len() < 2 {
+        return;
+    }
+    let mut count = HashMap::with_capacity(tasks.len());
+    for task in tasks.iter() {
+        *count.entry(task.write.id).or_insert(0) += 1;
+    }
+    for task in tasks.iter_mut().filter(|task| count[task.write.id] > 1 && task.form != Form::Push) {
+        task.form = Form::WholeScript;
     }
 }
 

@@ -1,14 +1,15 @@
 //! Taking: a list is claimed under a name of the taker's own, read, and only then deleted.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{ServerErrorKind, Value};
+use parking_lot::Mutex;
+use redis::{Cmd, ServerErrorKind, Value};
 
-use super::client::{Client, unexpected};
-use super::connection::refused;
+use super::client::{Client, Lost, first_refusal, unexpected};
 use super::pipeline::{CLAIM, Pipeline, RESTORE, Script};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
@@ -25,24 +26,70 @@ pub enum Taken {
     TooFew(usize),
 }
 
-/// The life of a claim. Its taker needs it for as long as a call may take; after that it is nobody's.
+/// The life of a claim on a list that lived for ever. A claim on another list lives as long as that would have.
 const CLAIM_LIFE: Duration = Duration::from_secs(3600);
+
+/// Claims that Redis may have been asked for without our having read them, by key.
+///
+/// Each is kept until it was found, for the request may yet reach Redis, or until it would have expired.
+#[derive(Default)]
+pub struct DoubtfulClaims(Mutex<HashMap<String, Vec<Doubt>>>);
+
+#[derive(Clone)]
+struct Doubt {
+    claim: String,
+    lived_for_ever: bool,
+    since: Instant,
+}
+
+impl DoubtfulClaims {
+    fn add(&self, key: String, claim: String, lived_for_ever: bool) {
+        let mut claims = self.0.lock();
+        claims.retain(|_, doubts| {
+            doubts.retain(|doubt| doubt.since.elapsed() < CLAIM_LIFE);
+            !doubts.is_empty()
+        });
+        claims.entry(key).or_default().push(Doubt { claim, lived_for_ever, since: Instant::now() });
+    }
+
+    fn of(&self, key: &str) -> Vec<Doubt> {
+        self.0.lock().get(key).cloned().unwrap_or_default()
+    }
+
+    fn settle(&self, key: &str, claim: &str) {
+        let mut claims = self.0.lock();
+        if let Some(doubts) = claims.get_mut(key) {
+            doubts.retain(|doubt| doubt.claim != claim);
+            if doubts.is_empty() {
+                claims.remove(key);
+            }
+        }
+    }
+}
 
 impl Client {
     /// Takes all records of a request, unless there are more than `room`. Blocks until the pool's timeout at most.
     pub fn take(&self, id: &str, room: usize) -> Result<Taken> {
         let deadline = self.deadline();
         let key = self.key(id);
+        self.restore_doubtful(&key, deadline)?;
         let claim = claim_name(&key);
-        let replies = self.call(&CLAIM, &[&key, &claim], deadline, |command| {
-            command.arg(room.min(i64::MAX as usize)).arg(CLAIM_LIFE.as_millis() as u64);
-        })?;
-        let (length, life, elements) = match replies.as_slice() {
+        let replies = self
+            .call(&CLAIM, &[&key, &claim], deadline, |command| {
+                command.arg(room.min(i64::MAX as usize)).arg(CLAIM_LIFE.as_millis() as u64);
+            })
+            .map_err(|lost| {
+                if lost.was_sent {
+                    self.claims.add(key.clone(), claim.clone(), false);
+                }
+                lost.error
+            })?;
+        let (length, lived_for_ever, elements) = match replies.as_slice() {
             [Value::Array(claimed), Value::Array(elements)] => match claimed.as_slice() {
-                [Value::Int(length), Value::Int(life)] => (*length as usize, *life, elements),
+                [Value::Int(length), Value::Int(lived_for_ever)] => (*length as usize, *lived_for_ever == 1, elements),
                 _ => return Err(unexpected(&replies[0])),
             },
-            _ => return Err(unexpected(&Value::Array(replies))),
+            _ => return Err(first_refusal(&replies).unwrap_or_else(|| unexpected(&replies[0]))),
         };
         if length > room {
             return Ok(Taken::TooMany(length));
@@ -57,12 +104,26 @@ impl Client {
                 Ok(Taken::All(records))
             }
             Err(error) => {
-                self.call(&RESTORE, &[&key, &claim], deadline, |command| {
-                    command.arg(life);
-                })?;
+                self.claims.add(key.clone(), claim, lived_for_ever);
+                self.restore_doubtful(&key, deadline)?;
                 Err(error.of(format_args!("request {id:?}")))
             }
         }
+    }
+
+    /// Gives back what earlier takes of this process claimed without reading it.
+    fn restore_doubtful(&self, key: &str, deadline: Instant) -> Result<()> {
+        for doubt in self.claims.of(key) {
+            let replies = self.call(&RESTORE, &[key, &doubt.claim], deadline, |command| {
+                command.arg(i32::from(doubt.lived_for_ever));
+            })?;
+            match replies[0] {
+                Value::Int(1) => self.claims.settle(key, &doubt.claim),
+                Value::Int(_) => {}
+                _ => return Err(first_refusal(&replies).unwrap_or_else(|| unexpected(&replies[0]))),
+            }
+        }
+        Ok(())
     }
 
     /// Takes all records once there are `expected`, or says how many there are when `timeout` has passed.
@@ -88,7 +149,9 @@ impl Client {
 
     /// How many records a request has.
     pub fn count(&self, id: &str) -> Result<usize> {
-        let replies = self.ask(&Pipeline::of(redis::cmd("LLEN").arg(self.key(id))), self.deadline())?;
+        let (deadline, key) = (self.deadline(), self.key(id));
+        self.restore_doubtful(&key, deadline)?;
+        let replies = self.ask(&Pipeline::of(redis::cmd("LLEN").arg(key)), deadline)?;
         match replies[0] {
             Value::Int(count) => Ok(count as usize),
             ref other => Err(unexpected(other)),
@@ -97,9 +160,10 @@ impl Client {
 
     /// Deletes all records of a request. Refused like all else where the key holds no list.
     pub fn discard(&self, id: &str) -> Result<()> {
+        let (deadline, key) = (self.deadline(), self.key(id));
+        self.restore_doubtful(&key, deadline)?;
         // Unlike DEL, a trim to nothing leaves a foreign value alone.
-        let trim = Pipeline::of(redis::cmd("LTRIM").arg(self.key(id)).arg(1).arg(0));
-        self.ask(&trim, self.deadline()).map(drop)
+        self.ask(&Pipeline::of(redis::cmd("LTRIM").arg(key).arg(1).arg(0)), deadline).map(drop)
     }
 
     /// Calls a script on a list and its claim, and reads the claim in the same round trip.
@@ -108,8 +172,8 @@ impl Client {
         script: &Script,
         keys: &[&str; 2],
         deadline: Instant,
-        args: impl Fn(&mut redis::Cmd),
-    ) -> Result<Vec<Value>> {
+        args: impl Fn(&mut Cmd),
+    ) -> Result<Vec<Value>, Lost> {
         let ask = |whole| {
             let mut pipeline = Pipeline::new();
             let mut command = script.call(whole, keys);
@@ -118,13 +182,10 @@ impl Client {
             pipeline.push(redis::cmd("LRANGE").arg(keys[1]).arg(0).arg(-1));
             self.ask_each(&pipeline, deadline)
         };
-        let mut replies = ask(false)?;
-        if matches!(&replies[0], Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript)) {
-            replies = ask(true)?;
-        }
-        match replies.iter().find_map(|reply| if let Value::ServerError(error) = reply { Some(error) } else { None }) {
-            Some(error) => Err(refused(error)),
-            None => Ok(replies),
+        let replies = ask(false)?;
+        match &replies[0] {
+            Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => ask(true),
+            _ => Ok(replies),
         }
     }
 }

@@ -1,5 +1,5 @@
 -- Gives a claimed list back, before whatever was stored under its name since.
--- KEYS[1]: the list. KEYS[2]: the claim. ARGV[1]: the list's life in ms, below 0 for ever.
+-- KEYS[1]: the list. KEYS[2]: the claim. ARGV[1]: 1 if the list lived for ever. Returns 1 if there was a claim.
 if redis.call('EXISTS', KEYS[2]) == 0 then
   return 0
 end
@@ -8,9 +8,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 else
   while redis.call('RPOPLPUSH', KEYS[2], KEYS[1]) do end
 end
-if tonumber(ARGV[1]) < 0 then
+if ARGV[1] == '1' then
   redis.call('PERSIST', KEYS[1])
-else
-  redis.call('PEXPIRE', KEYS[1], ARGV[1])
 end
 return 1

@@ -1,0 +1,206 @@
+// Users, passwords and rights, and that a password is never shown.
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "pita_redis.h"
+#include "support/environment.hpp"
+#include "support/records.hpp"
+#include "support/session.hpp"
+
+using namespace support;
+
+namespace {
+
+// Needs escapes in a URL, and "hunter" is easy to find in a message.
+const std::string password = "p@ss:/?#[hunter]%2";
+const std::string password_in_url = "p%40ss%3A%2F%3F%23%5Bhunter%5D%252";
+
+class Auth : public SharedServerTest {
+  protected:
+    ~Auth() override { pita_redis_close(); }
+
+    std::string url_of(const std::string &user_and_password) const {
+        return "redis://" + user_and_password + "@" + server.host_and_port() +
+               "?timeout_ms=60000&connect_timeout_ms=60000";
+    }
+
+    // A user that lives as long as the test.
+    void make_user(const std::vector<std::string> &rules) {
+        redis.run({"ACL", "DELUSER", "user"});
+        std::vector<std::string> words = {"ACL", "SETUSER", "user", "on", ">" + password};
+        words.insert(words.end(), rules.begin(), rules.end());
+        redis.run(words);
+    }
+    void TearDown() override { redis.run({"ACL", "DELUSER", "user"}); }
+};
+
+TEST_F(Auth, LogsInAsAUser) {
+    make_user({"~*", "+@all"});
+    ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
+    EXPECT_OK(append("a", records(1)));
+    EXPECT_EQ(take("a").records, records(1));
+}
+
+TEST_F(Auth, LogsInOverAUnixSocket) {
+    make_user({"~*", "+@all"});
+    const std::string url = "redis+unix://" + server.socket_path() + "?user=user&pass=" + password_in_url;
+    ASSERT_OK(pita_redis_open(url.c_str()));
+    EXPECT_OK(append("a", records(1)));
+}
+
+TEST_F(Auth, RefusesAWrongPasswordAndAnUnknownUser) {
+    make_user({"~*", "+@all"});
+    for (const std::string who : {"user:guess", "user", "nobody:guess"}) {
+        ASSERT_OK(pita_redis_open(url_of(who).c_str()));
+        EXPECT_FAILS(PITA_ERR_AUTH, pita_redis_ping(), "WRONGPASS") << who;
+        pita_redis_close();
+    }
+}
+
+TEST_F(Auth, RefusesAPasswordWhereTheServerHasNone) {
+    ASSERT_OK(pita_redis_open(url_of(":" + password_in_url).c_str()));
+    EXPECT_STATUS(PITA_ERR_AUTH, pita_redis_ping());
+    EXPECT_EQ(std::string(pita_last_error()).find("hunter"), std::string::npos) << pita_last_error();
+}
+
+TEST_F(Auth, IsNeededByEveryCallWhereTheServerHasAPassword) {
+    const RedisServer locked({"--requirepass", password});
+    ASSERT_OK(pita_redis_open(locked.url().c_str()));
+    std::size_t count = 7;
+    EXPECT_FAILS(PITA_ERR_AUTH, pita_redis_ping(), "NOAUTH");
+    EXPECT_STATUS(PITA_ERR_AUTH, append("a", records(1)));
+    EXPECT_STATUS(PITA_ERR_AUTH, store_at("a", 0, records(1)));
+    EXPECT_STATUS(PITA_ERR_AUTH, take("a").status);
+    EXPECT_STATUS(PITA_ERR_AUTH, pita_count_metrics("a", &count));
+    EXPECT_EQ(count, 0U);
+    EXPECT_STATUS(PITA_ERR_AUTH, pita_discard_metrics("a"));
+    pita_redis_close();
+
+    const std::string url = "redis://:" + password_in_url + "@" + locked.host_and_port();
+    ASSERT_OK(pita_redis_open(url.c_str()));
+    EXPECT_OK(append("a", records(1)));
+}
+
+TEST_F(Auth, RefusesAUserWithoutTheRightToStore) {
+    make_user({"~*", "+@all", "-rpush", "-rpushx"});
+    ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
+    // A right that only a script runs into is refused in other words than NOPERM.
+    EXPECT_FAILS(PITA_ERR_AUTH, append("a", records(1)), "\"a\"");
+    EXPECT_FAILS(PITA_ERR_AUTH, store_at("a", 0, records(1)), "\"a\"");
+    EXPECT_EQ(redis.keys(), 0);
+}
+
+TEST_F(Auth, RefusesAUserWithoutTheRightToTakeAndKeepsTheList) {
+    make_user({"~*", "+@read", "+ping"});
+    redis.push("a", {"1,2,3"});
+    ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
+    EXPECT_OK(pita_redis_ping());
+    EXPECT_FAILS(PITA_ERR_AUTH, take("a").status, "NOPERM");
+    EXPECT_FAILS(PITA_ERR_AUTH, pita_discard_metrics("a"), "NOPERM");
+    EXPECT_EQ(redis.length("a"), 1);
+}
+
+TEST_F(Auth, RefusesAUserWithoutTheRightToAKey) {
+    make_user({"~mine:*", "~{mine:*", "+@all"});
+    ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
+    EXPECT_OK(append("mine:a", records(1)));
+    EXPECT_FAILS(PITA_ERR_AUTH, append("yours:a", records(1)), "NOPERM");
+    EXPECT_EQ(redis.keys(), 1);
+}
+
+TEST_F(Auth, NeedsNoRightToPing) {
+    make_user({"~*", "+@all", "-ping"});
+    ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
+    EXPECT_OK(append("a", records(1)));
+    EXPECT_STATUS(PITA_ERR_AUTH, pita_redis_ping());
+}
+
+// --- no message and no log line holds a password ---------------------------------------------------------------------
+
+class Secret : public Auth {
+  protected:
+    Secret() {
+        pita_set_log_callback(
+            [](int, const char *line, void *user) { static_cast<std::vector<std::string> *>(user)->push_back(line); },
+            &lines);
+    }
+    ~Secret() override { pita_set_log_callback(nullptr, nullptr); }
+
+    void expect_untold() {
+        lines.push_back(pita_last_error());
+        for (const std::string &line : lines) {
+            EXPECT_EQ(line.find("hunter"), std::string::npos) << line;
+        }
+        lines.clear();
+    }
+
+    std::vector<std::string> lines;
+};
+
+TEST_F(Secret, StaysSecretInUrlsThatAreRefused) {
+    for (const char *url : {
+             "redis://user:hunter@localhost:99999",
+             "redis://user:hunter@localhost/zero",
+             "redis://user:hunter@localhost?colour=red",
+             "redis://user:hunter@localhost#part",
+             "redis://user:hunter%FF@localhost",
+             "redis://user:hun?ter=hunter@localhost",
+             "redis://user:1?hunter@localhost",
+             "redis://user:1#hunter@localhost",
+             "redis://user:1/hunter@localhost",
+             "redis://user:hunter@",
+             "redis://user:hunter@local host",
+             "rediss://user:hunter@localhost",
+             "http://user:hunter@localhost",
+             "hunter:hunter@localhost",
+             "user:hunter@localhost",
+             "hunter",
+             "unix:///run/redis.sock?pass=hunter&db=x",
+             "unix:///run/redis.sock?pass=hunter&pass=hunter",
+             "unix:///run/redis.sock?pass=hunter%00",
+             "redis://localhost?pass=hunter",
+         }) {
+        EXPECT_STATUS(PITA_ERR_CONFIG, pita_redis_open(url)) << url;
+        expect_untold();
+    }
+}
+
+TEST_F(Secret, StaysSecretInUrlsThatAreNoStrings) {
+    EXPECT_STATUS(PITA_ERR_INVALID_ARGUMENT, pita_redis_open("redis://user:hunter\xFF@localhost"));
+    expect_untold();
+    EXPECT_STATUS(PITA_ERR_INVALID_ARGUMENT, pita_redis_open(("hunter" + std::string(8192, 'x')).c_str()));
+    expect_untold();
+}
+
+TEST_F(Secret, StaysSecretInTheEnvironment) {
+    const Environment alone(Variables{{"REDIS_PASSWORD", "hunter\xFF"}});
+    EXPECT_FAILS(PITA_ERR_CONFIG, pita_redis_open(nullptr), "REDIS_PASSWORD");
+    expect_untold();
+    const Environment in_a_url(Variables{{"REDIS_URL", "redis://user:hunter@localhost?colour=red"}});
+    EXPECT_FAILS(PITA_ERR_CONFIG, pita_redis_open(nullptr), "REDIS_URL");
+    expect_untold();
+}
+
+TEST_F(Secret, StaysSecretWhenTheServerRefusesIt) {
+    ASSERT_OK(pita_redis_open(url_of("hunter:" + password_in_url).c_str()));
+    EXPECT_STATUS(PITA_ERR_AUTH, pita_redis_ping());
+    EXPECT_STATUS(PITA_ERR_AUTH, append("a", records(1)));
+    expect_untold();
+}
+
+TEST_F(Secret, StaysSecretWhenThePoolIsOpenWithOtherSettings) {
+    ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
+    EXPECT_STATUS(PITA_ERR_CONFIG, pita_redis_open(url_of("user:hunter2").c_str()));
+    expect_untold();
+}
+
+TEST_F(Secret, StaysSecretWhenAServerIsNotThere) {
+    ASSERT_OK(pita_redis_open(("redis://user:" + password_in_url + "@127.0.0.1:1").c_str()));
+    EXPECT_STATUS(PITA_ERR_UNAVAILABLE, pita_redis_ping());
+    expect_untold();
+}
+
+} // namespace

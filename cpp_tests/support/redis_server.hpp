@@ -1,0 +1,52 @@
+// A real redis-server of the test's own.
+
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+namespace support {
+
+// A redis-server on a free port of 127.0.0.1 and on a unix socket, which keeps nothing on disk.
+//
+// Ready for commands when constructed, gone when destroyed or when this process dies. Throws std::runtime_error.
+class RedisServer {
+  public:
+    // Options are words of redis-server's command line, such as {"--requirepass", "secret"}.
+    explicit RedisServer(std::vector<std::string> options = {});
+    ~RedisServer();
+    RedisServer(const RedisServer &) = delete;
+    RedisServer &operator=(const RedisServer &) = delete;
+
+    int port() const { return port_; }
+    std::string socket_path() const { return directory_ + "/redis.sock"; }
+
+    // "127.0.0.1:6379"
+    std::string host_and_port() const { return "127.0.0.1:" + std::to_string(port_); }
+
+    // A URL whose timeouts are long enough for a slow machine. `more` is "&option=value...".
+    std::string url(const std::string &more = "", int db = 0) const;
+
+    // Kills it; it has no chance to say good-bye.
+    void kill();
+    // Starts it again, empty, on the same port.
+    void restart();
+    // Stops it in its tracks: connections stay up, nothing is answered.
+    void freeze();
+    void thaw();
+
+  private:
+    bool start();
+
+    std::vector<std::string> options_;
+    std::string directory_;
+    int port_ = 0;
+    pid_t pid_ = -1;
+};
+
+// The server that most tests use; started by the first one.
+RedisServer &shared_server();
+
+} // namespace support
