@@ -1,7 +1,7 @@
 # The menu. Cargo builds in target/, CMake in build/.
 
-PREFIX = /usr/local
-DESTDIR =
+PREFIX ?= /usr/local
+DESTDIR ?=
 CONFIGURE = cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX:PATH="$(PREFIX)" \
 	-DPITA_REDIS_CARGO_TARGET_DIR="$(CURDIR)/target"
 

@@ -64,10 +64,11 @@ class Model {
 double play_engine(const std::vector<std::string> &ids) {
     const pita::Session session;
     Model model;
+    pita::Batch batch;
     Clock::duration spent{};
     for (std::size_t token = 0; token < tokens; ++token) {
         const std::vector<float> &logits = model.step(token);
-        pita::Batch batch(pita::Logits(logits.data(), requests, vocabulary));
+        batch.begin(pita::Logits(logits.data(), requests, vocabulary));
         for (std::size_t row = 0; row < requests; ++row) {
             batch.add({ids[row].c_str(), row, static_cast<std::int64_t>(token), temperature});
         }

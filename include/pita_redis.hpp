@@ -48,9 +48,10 @@ inline void check(pita_status_t status) {
 template <class T> class Span {
   public:
     constexpr Span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
-    /* Any container with data() and size(): std::vector, std::array, std::span ... */
+    /* Any container with data() and size(): std::vector, std::array, std::span ... A temporary one lives long enough for
+       the call that it is an argument of. */
     template <class Container, class = decltype(std::declval<Container &>().data())>
-    constexpr Span(Container &container) noexcept : data_(container.data()), size_(container.size()) {}
+    constexpr Span(Container &&container) noexcept : data_(container.data()), size_(container.size()) {}
 
     constexpr T *data() const noexcept { return data_; }
     constexpr std::size_t size() const noexcept { return size_; }
@@ -81,7 +82,7 @@ struct Logits {
 };
 
 /*
- * Requests of one decode step. It keeps its memory when it is cleared: made once, a step allocates nothing here.
+ * Requests of one decode step. It keeps its memory from step to step: begin() empties it and sets the next logits.
  *
  * Ids are kept as pointers: they must live until the batch was stored.
  */
@@ -96,7 +97,8 @@ class Batch {
         std::uint32_t metrics = PITA_METRIC_ALL;
     };
 
-    explicit Batch(const Logits &logits) : logits_(logits) {}
+    Batch() noexcept : logits_(static_cast<const float *>(nullptr), 0, 0) {}
+    explicit Batch(const Logits &logits) noexcept : logits_(logits) {}
 
     void add(const Request &request) {
         ids_.push_back(request.id);
@@ -107,7 +109,9 @@ class Batch {
         statuses_.push_back(PITA_OK);
     }
 
-    void clear() noexcept {
+    /* Empties the batch, for the next step's logits. */
+    void begin(const Logits &logits) noexcept {
+        logits_ = logits;
         ids_.clear();
         rows_.clear();
         token_indices_.clear();

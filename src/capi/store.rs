@@ -18,7 +18,7 @@ const MAX_COUNT: usize = 1_000_000;
 /// repeat; `pita_store_logits_metrics_batch` takes one.
 ///
 /// @param req_id       The request's id: 1 to 1024 bytes.
-/// @param logits       `vocab_size` floats, at any alignment. Copied from before the call returns.
+/// @param logits       `vocab_size` floats, at any alignment. Read during the call only.
 /// @param vocab_size   At least 1.
 /// @param temperature  Finite and above 0; 1 for none.
 /// @param metrics      A set of PITA_METRIC_*. What is not asked for is stored as 0.
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn pita_store_logits_metrics(
 /// Failures are per request: one bad entry does not stop the others. `batch->statuses` has each one's. When the batch
 /// fails as a whole, all of them are that failure.
 ///
-/// @param batch  What to store; see pita_batch_t. Copied from before the call returns.
+/// @param batch  What to store; see pita_batch_t. Read during the call only.
 ///
 /// @return PITA_OK: all stored. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED,
 ///         PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP: that
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn pita_store_logits_metrics_batch(batch: *const pita_batc
 /// @param token_index  Below 0: append, at most once. Otherwise the index of the first record in the list, the others
 ///                     follow; elements that are there already are replaced, and it repeats itself when a connection
 ///                     breaks.
-/// @param metrics      `count` records. Copied from before the call returns.
+/// @param metrics      `count` records. Read during the call only.
 /// @param count        1 to 1000000.
 ///
 /// @return PITA_OK: stored; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT,

@@ -83,7 +83,8 @@ pub unsafe extern "C" fn pita_count_metrics(req_id: *const c_char, count: *mut u
     guard(|| {
         // SAFETY: the caller's promise.
         let (id, count) = unsafe { (args::request_id(req_id), count_out(count)?) };
-        *count = redis::current()?.count(id?)?;
+        let id = id?;
+        *count = redis::current()?.count(id).map_err(|error| error.of(format_args!("request {id:?}")))?;
         Ok(())
     })
 }
@@ -101,7 +102,7 @@ pub unsafe extern "C" fn pita_discard_metrics(req_id: *const c_char) -> pita_sta
     guard(|| {
         // SAFETY: the caller's promise.
         let id = unsafe { args::request_id(req_id) }?;
-        redis::current()?.discard(id)
+        redis::current()?.discard(id).map_err(|error| error.of(format_args!("request {id:?}")))
     })
 }
 
@@ -125,7 +126,8 @@ unsafe fn take(
         // SAFETY: the caller's promise.
         _ => unsafe { args::slice_mut("out", out, capacity) }?,
     };
-    match take(&*redis::current()?, id)? {
+    let client = redis::current()?;
+    match take(&client, id).map_err(|error| error.of(format_args!("request {id:?}")))? {
         Taken::All(records) => {
             out[..records.len()].copy_from_slice(&records);
             *count = records.len();

@@ -38,10 +38,8 @@ pub fn open(config: Config) -> Result<()> {
             if *client.pool.config() == config {
                 return Ok(());
             }
-            return Err(Error::config(format!(
-                "already open as {} with other settings than those asked for ({config}); close it first",
-                client.pool.config()
-            )));
+            let (open, differing) = (client.pool.config(), client.pool.config().differences(&config));
+            return Err(Error::config(format!("already open as {open}, with another {differing}; close it first")));
         }
         let client = Arc::new(Client::new(config.clone()));
         if CURRENT.compare_and_swap(&None::<Arc<Client>>, Some(client)).is_none() {
@@ -53,7 +51,7 @@ pub fn open(config: Config) -> Result<()> {
 
 /// The open client.
 pub fn current() -> Result<Arc<Client>> {
-    find().ok_or_else(|| Error::new(Kind::NotOpen, "call pita_redis_open first"))
+    find().ok_or_else(|| Error::new(Kind::NotOpen, "the pool is not open, or was closed: call pita_redis_open first"))
 }
 
 /// Closes the pool. Calls under way end as they would have; closing twice is fine.
@@ -109,7 +107,9 @@ impl Client {
 
     /// One round trip over some connection. Fails only where there is none; the exchange tells of all else.
     pub(super) fn exchange(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Exchange> {
-        let mut connection = self.pool.lend(deadline)?;
+        let mut connection = self.pool.lend(deadline).inspect_err(|error| {
+            log::emit(Level::Warning, || error.message.clone());
+        })?;
         let start = Instant::now();
         let exchange = connection.exchange(&pipeline.packed, pipeline.len(), deadline);
         self.stats.round_trips.record(start.elapsed());

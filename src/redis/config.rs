@@ -1,6 +1,7 @@
 //! Settings of the pool, from a URL or the environment. Messages never hold a password.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub prefix: String,
 }
 
+/// What a URL looks like.
+const EXAMPLE: &str = "redis://user:password@host:6379/0";
 /// The longest prefix, in bytes.
 const MAX_PREFIX: usize = 1024;
 
@@ -85,7 +88,7 @@ impl Config {
             return Self::from_url(&url).map_err(|error| error.of(format_args!("{family}_URL")));
         }
         let mut config = Self::at(Address::Tcp {
-            host: read(family, "HOST")?.unwrap_or_else(|| "localhost".into()),
+            host: host(&format!("{family}_HOST"), read(family, "HOST")?)?,
             port: match read(family, "PORT")? {
                 Some(text) => number(&format!("{family}_PORT"), &text, 1, 65535)? as u16,
                 None => 6379,
@@ -102,10 +105,15 @@ impl Config {
     /// Reads `redis://[[user][:password]@]host[:port][/db][?option=value&...]`, or
     /// `redis+unix:///path[?db=0&user=..&pass=..&option=value]` (`unix://` is the same).
     pub fn from_url(text: &str) -> Result<Self> {
-        let url = Url::parse(text).map_err(|error| {
-            // The text is not quoted: it may hold a password.
-            Error::config(format!("the URL cannot be read ({error}); expected redis://user:password@host:6379/0"))
+        // The text is never quoted: it may hold a password.
+        let unreadable = |why: &str| Error::config(format!("the URL cannot be read: {why}; expected {EXAMPLE}"));
+        let url = Url::parse(text).map_err(|error| match error {
+            url::ParseError::RelativeUrlWithoutBase => unreadable("it has no scheme"),
+            error => unreadable(&error.to_string()),
         })?;
+        if !url.has_authority() {
+            return Err(unreadable("no '//' follows the scheme"));
+        }
         if url.fragment().is_some() {
             return Err(Error::config("the URL has a '#'; in a user name, password or prefix write it as %23"));
         }
@@ -186,10 +194,37 @@ impl Config {
                 "db" if is_unix => self.db = db("db", &value)?,
                 "user" if is_unix => self.username = Some(value),
                 "pass" if is_unix => self.password = Some(value),
-                _ => return Err(Error::config(format!("the URL has an unknown parameter {}", shown(name)))),
+                _ => {
+                    let known =
+                        "pool_size, connect_timeout_ms, timeout_ms, ttl_s, prefix, write, queue, autostart, tls_ca";
+                    let unix = if is_unix { ", db, user, pass" } else { "" };
+                    let name = shown(name);
+                    return Err(Error::config(format!(
+                        "the URL has an unknown parameter {name}; there are {known}{unix}"
+                    )));
+                }
             }
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// The settings that are not as in `other`, by the names that a URL gives them.
+    pub fn differences(&self, other: &Config) -> String {
+        let differing = [
+            ("address", self.address != other.address),
+            ("user name", self.username != other.username),
+            ("password", self.password != other.password),
+            ("database", self.db != other.db),
+            ("pool_size", self.pool_size != other.pool_size),
+            ("connect_timeout_ms", self.connect_timeout != other.connect_timeout),
+            ("timeout_ms", self.timeout != other.timeout),
+            ("ttl_s", self.ttl != other.ttl),
+            ("prefix", self.prefix != other.prefix),
+        ];
+        let names: Vec<&str> = differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
+        names.join(", ")
     }
 }
 
@@ -221,6 +256,15 @@ fn millis(name: &str, text: &str) -> Result<Duration> {
 
 fn db(name: &str, text: &str) -> Result<u32> {
     number(name, text, 0, i32::MAX as u64).map(|db| db as u32)
+}
+
+/// A host name or address from a variable.
+fn host(name: &str, text: Option<String>) -> Result<String> {
+    let host = text.unwrap_or_else(|| "localhost".into());
+    if host.contains([':', '/', '@']) && host.parse::<Ipv6Addr>().is_err() {
+        return Err(Error::config(format!("{name} is {host:?}: must be a host name or address alone")));
+    }
+    Ok(host)
 }
 
 fn prefix(text: String) -> Result<String> {
@@ -282,6 +326,21 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_a_host_alone() {
+        for host in ["127.0.0.1:6379", "redis://h", "user@h"] {
+            let error = env(&[("REDIS_HOST", host)]).unwrap_err();
+            assert!(error.message.contains("REDIS_HOST is"), "{error}");
+        }
+        assert_eq!(env(&[("REDIS_HOST", "::1")]).unwrap(), tcp("::1", 6379));
+    }
+
+    #[test]
+    fn differences_are_named_without_values() {
+        let (one, other) = (tcp("h", 1), Config { password: Some("secret".into()), ttl: None, ..tcp("h", 1) });
+        assert_eq!(one.differences(&other), "password, ttl_s");
+    }
+
+    #[test]
     fn valkey_names_count_where_no_redis_name_is_set() {
         assert_eq!(env(&[("VALKEY_HOST", "v"), ("VALKEY_PORT", "9")]).unwrap(), tcp("v", 9));
         assert_eq!(env(&[("VALKEY_HOST", "v"), ("REDIS_DB", "0")]).unwrap(), tcp("localhost", 6379));
@@ -337,7 +396,9 @@ mod tests {
         assert!(refusal("rediss://h").contains("rediss"));
         assert!(refusal("redis+cluster://h").contains("not supported yet"));
         assert!(refusal("http://h").contains("scheme"));
-        assert!(refusal("").contains("cannot be read"));
+        assert!(refusal("").contains("no scheme"));
+        assert!(refusal("localhost").contains("no scheme"));
+        assert!(refusal("redis:/localhost").contains("no '//'"));
         assert!(refusal(&format!("redis://h?prefix={}", "p".repeat(1025))).contains("1025 bytes"));
     }
 

@@ -41,7 +41,7 @@ impl Connection {
         let socket = connect(&config.address, deadline)
             .map_err(|error| Error::new(Kind::Unavailable, format!("no connection to {config}: {error}")))?;
         let mut connection = Connection { socket, parser: Parser::new(), broken: false };
-        connection.hello(config, deadline).map_err(|error| error.of(format_args!("{config}")))?;
+        connection.hello(config, deadline).map_err(|error| error.of(format_args!("no connection to {config}")))?;
         Ok(connection)
     }
 
@@ -63,16 +63,17 @@ impl Connection {
         }
         add(&redis::cmd("PING"));
         let exchange = self.exchange(&packed, commands, deadline);
-        for reply in exchange.replies {
-            match reply {
+        for (i, reply) in exchange.replies.iter().enumerate() {
+            if let Value::ServerError(error) = reply {
                 // A user may lack the right to PING and yet have all that is needed.
-                Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoPerm) => {}
-                Value::ServerError(error) => return Err(refused(&error)),
-                _ => {}
+                let is_ping = i + 1 == commands;
+                if !(is_ping && error.kind() == Some(ServerErrorKind::NoPerm)) {
+                    return Err(refused(error));
+                }
             }
         }
         match exchange.failure {
-            Some(error) => Err(Error::new(Kind::Unavailable, error.message)),
+            Some(error) => Err(Error::new(Kind::Unavailable, format!("connected, but {error}"))),
             None => Ok(()),
         }
     }
@@ -90,12 +91,10 @@ impl Connection {
             while result.replies.len() < commands {
                 match self.parser.parse_value(&mut reader) {
                     Ok(reply) => result.replies.push(reply),
-                    Err(error) => {
+                    Err(_) => {
                         let failure = match reader.failure.take() {
                             Some(error) => lost("waiting for the answer", &error),
-                            None => {
-                                Error::new(Kind::Unavailable, format!("the answer is not Redis's protocol: {error}"))
-                            }
+                            None => Error::new(Kind::Unavailable, "the answer is not Redis's protocol"),
                         };
                         result.failure.get_or_insert(failure);
                         break;
@@ -210,10 +209,12 @@ fn lost(doing: &str, error: &io::Error) -> Error {
     }
 }
 
-/// A server's error answer, in its own words, but for the arguments: those of AUTH are secret.
+/// A server's error answer in its own words, less the arguments, for those of AUTH are secret, and the script's name.
 pub fn refused(error: &ServerError) -> Error {
     let code = error.code();
-    let details = error.details().and_then(|text| text.split(", with args").next()).unwrap_or("");
+    let cut = |text: &'_ str, at: &str| text.find(at).unwrap_or(text.len());
+    let details = error.details().unwrap_or("");
+    let details = &details[..cut(details, ", with args").min(cut(details, " script: "))];
     let kind = match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Auth,
         "LOADING" => Kind::Unavailable,

@@ -10,6 +10,7 @@ use super::client::{Client, pause, unexpected};
 use super::connection::refused;
 use super::pipeline::{Pipeline, STORE};
 use crate::error::{Error, Kind, Result};
+use crate::log::{self, Level};
 use crate::metrics::Metrics;
 use crate::record;
 
@@ -147,8 +148,10 @@ impl Client {
                 task.form = Form::WholeScript;
                 None
             }
-            Value::ServerError(error) => Some(Err(refused(error).of(format_args!("request {:?}", task.write.id)))),
-            other => Some(Err(unexpected(other))),
+            Value::ServerError(error) => {
+                Some(Err(refused(error).of(format_args!("request {:?}: not stored", task.write.id))))
+            }
+            other => Some(Err(unexpected(other).of(format_args!("request {:?}: not stored", task.write.id)))),
         };
     }
 
@@ -160,6 +163,10 @@ impl Client {
             (Err(error), _) if matches!(error.kind, Kind::Unavailable | Kind::Timeout) => return result,
             (Err(_), _) => &self.stats.refused,
         };
+        // That there was no connection has been logged already, once for all writes.
+        if let Err(error) = &result {
+            log::emit(Level::Warning, || error.message.clone());
+        }
         counter.fetch_add(write.records.len() as u64, Relaxed);
         result
     }

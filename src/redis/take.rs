@@ -106,7 +106,7 @@ impl Client {
             Err(error) => {
                 self.claims.add(key.clone(), claim, lived_for_ever);
                 self.restore_doubtful(&key, deadline)?;
-                Err(error.of(format_args!("request {id:?}")))
+                Err(error)
             }
         }
     }
