@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "pita_redis.h"
 #include "support/environment.hpp"
+#include "support/eventually.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
 
@@ -35,6 +37,12 @@ class Auth : public SharedServerTest {
         redis.run(words);
     }
     void TearDown() override { redis.run({"ACL", "DELUSER", "user"}); }
+
+    // Opens as a user who may do everything but one command.
+    void open_without(const std::string &command, const std::string &options = "") {
+        make_user({"~*", "+@all", "-" + command});
+        ASSERT_OK(pita_redis_open((url_of("user:" + password_in_url) + options).c_str()));
+    }
 };
 
 TEST_F(Auth, LogsInAsAUser) {
@@ -91,6 +99,114 @@ TEST_F(Auth, RefusesAUserWithoutTheRightToStore) {
     EXPECT_FAILS(PITA_ERR_AUTH, append("a", records(1)), "\"a\"");
     EXPECT_FAILS(PITA_ERR_AUTH, store_at("a", 0, records(1)), "\"a\"");
     EXPECT_EQ(redis.keys(), 0);
+}
+
+TEST_F(Auth, StoresNothingForAUserWithoutTheRightToRenewALife) {
+    open_without("pexpire");
+    const float logit = 1;
+    EXPECT_FAILS(PITA_ERR_AUTH, append("a", records(2)), "\"a\"");
+    EXPECT_FAILS(PITA_ERR_AUTH, store_at("a", 0, records(2)), "\"a\"");
+    EXPECT_STATUS(PITA_ERR_AUTH, pita_store_logits_metrics("a", &logit, 1, 1, PITA_METRIC_ALL));
+    EXPECT_EQ(redis.keys(), 0);
+}
+
+TEST_F(Auth, StoresForAUserWithoutTheRightToRenewALifeWhereListsLiveForEver) {
+    open_without("pexpire", "&ttl_s=0");
+    EXPECT_OK(append("a", records(2)));
+    EXPECT_OK(store_at("a", 1, records(2, 1)));
+    EXPECT_EQ(stored(redis, "a"), records(3));
+}
+
+// Which commands a store is made of is the library's matter: without any of them it is done as a whole or not at all.
+TEST_F(Auth, RefusesAStoreAsAWhole) {
+    struct Store {
+        std::int64_t token_index;
+        Records stored;
+        Records after;
+    };
+    const Records before = records(3);
+    const Store stores[] = {
+        {-1, records(2, 3), records(5)},
+        {0, records(2, 10), {record(10), record(11), record(2)}},
+        {0, records(3, 10), records(3, 10)},
+        {0, records(5, 10), records(5, 10)},
+        {1, records(1, 10), {record(0), record(10), record(2)}},
+        {2, records(2, 10), {record(0), record(1), record(10), record(11)}},
+        {3, records(1, 3), records(4)},
+    };
+    for (const std::string command : {"del", "eval", "evalsha", "exists", "linsert", "llen", "lrange", "lset", "ltrim",
+                                      "pexpire", "pttl", "rename", "rpush", "rpushx", "unlink"}) {
+        SCOPED_TRACE(command);
+        open_without(command);
+        for (const Store &store : stores) {
+            SCOPED_TRACE(testing::Message() << store.stored.size() << " at " << store.token_index);
+            redis.run({"DEL", "a"});
+            redis.run({"RPUSH", "a", "0,0.25,0.5", "1,1.25,1.5", "2,2.25,2.5"});
+            const pita_status_t status = store_at("a", store.token_index, store.stored);
+            EXPECT_TRUE(status == PITA_OK || status == PITA_ERR_AUTH) << shown(status) << " " << pita_last_error();
+            EXPECT_EQ(stored(redis, "a"), status == PITA_OK ? store.after : before);
+            EXPECT_EQ(redis.keys(), 1);
+        }
+        pita_redis_close();
+    }
+}
+
+TEST_F(Auth, RefusesADatabaseThatAUserMayNotSelectAndStoresNothingElsewhere) {
+    make_user({"~*", "+@all", "-select"});
+    const std::string url = "redis://user:" + password_in_url + "@" + server.host_and_port() + "/5?timeout_ms=60000";
+    ASSERT_OK(pita_redis_open(url.c_str()));
+    EXPECT_FAILS(PITA_ERR_AUTH, append("a", records(1)), "NOPERM");
+    EXPECT_STATUS(PITA_ERR_AUTH, store_at("a", 0, records(1)));
+    EXPECT_STATUS(PITA_ERR_AUTH, pita_redis_ping());
+    EXPECT_EQ(redis.keys(), 0);
+    Hiredis fifth(server, 5);
+    EXPECT_EQ(fifth.keys(), 0);
+}
+
+TEST_F(Auth, TakesNothingForAUserWithoutTheRightToGiveAClaimALife) {
+    redis.push("a", {"1,2,3", "4,5,6"});
+    open_without("pexpire");
+    EXPECT_STATUS(PITA_ERR_AUTH, take("a").status);
+    EXPECT_EQ(stored(redis, "a"), (Records{{1, 2, 3}, {4, 5, 6}}));
+    EXPECT_EQ(redis.life_ms("a"), -1);
+    EXPECT_EQ(redis.keys(), 1) << "no claim is left";
+}
+
+TEST_F(Auth, TakesNothingForAUserWithoutTheRightToReadAList) {
+    redis.push("a", {"1,2,3", "4,5,6"});
+    redis.run({"PEXPIRE", "a", "500000"});
+    open_without("lrange");
+    EXPECT_STATUS(PITA_ERR_AUTH, take("a").status);
+    EXPECT_EQ(stored(redis, "a"), (Records{{1, 2, 3}, {4, 5, 6}}));
+    EXPECT_LE(redis.life_ms("a"), 500000);
+    EXPECT_GT(redis.life_ms("a"), 500000 - patience.count());
+    EXPECT_EQ(redis.keys(), 1) << "no claim is left";
+}
+
+TEST_F(Auth, RefusesATakeAsAWhole) {
+    for (const std::string command : {"del", "eval", "evalsha", "exists", "llen", "lrange", "persist", "pexpire",
+                                      "pttl", "rename", "renamenx", "rpoplpush", "unlink"}) {
+        SCOPED_TRACE(command);
+        open_without(command);
+        for (const long long life_ms : {-1, 500000}) {
+            redis.run({"FLUSHALL"});
+            redis.push("a", {"1,2,3", "4,5,6"});
+            if (life_ms > 0) {
+                redis.run({"PEXPIRE", "a", std::to_string(life_ms)});
+            }
+            const Taken taken = take("a");
+            if (taken.status == PITA_OK) {
+                EXPECT_EQ(taken.records, (Records{{1, 2, 3}, {4, 5, 6}}));
+                EXPECT_FALSE(redis.exists("a"));
+                continue;
+            }
+            EXPECT_STATUS(PITA_ERR_AUTH, taken.status);
+            EXPECT_EQ(stored(redis, "a"), (Records{{1, 2, 3}, {4, 5, 6}}));
+            EXPECT_EQ(redis.life_ms("a") > 0, life_ms > 0);
+            EXPECT_EQ(redis.keys(), 1) << "no claim is left";
+        }
+        pita_redis_close();
+    }
 }
 
 TEST_F(Auth, RefusesAUserWithoutTheRightToTakeAndKeepsTheList) {
@@ -151,6 +267,13 @@ TEST_F(Secret, StaysSecretInUrlsThatAreRefused) {
              "redis://user:1?hunter@localhost",
              "redis://user:1#hunter@localhost",
              "redis://user:1/hunter@localhost",
+             "redis://user:12/hun?hunter@localhost",
+             "redis://user:12/hunter?x@localhost",
+             "redis://user:12?hunter=x@localhost",
+             "redis://user:12?timeout_ms=hunter@localhost",
+             "redis://user:1?write=hunter@localhost",
+             "redis:user:hunter",
+             "redis:/user:hunter@localhost",
              "redis://user:hunter@",
              "redis://user:hunter@local host",
              "rediss://user:hunter@localhost",
@@ -160,6 +283,8 @@ TEST_F(Secret, StaysSecretInUrlsThatAreRefused) {
              "hunter",
              "unix:///run/redis.sock?pass=hunter&db=x",
              "unix:///run/redis.sock?pass=hunter&pass=hunter",
+             "unix:///run/redis.sock?pass=hun&hunter",
+             "unix:///run/redis.sock?pass=hun&hunter=x",
              "unix:///run/redis.sock?pass=hunter%00",
              "redis://localhost?pass=hunter",
          }) {

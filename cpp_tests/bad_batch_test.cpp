@@ -5,10 +5,12 @@
 
 #include <cstdint>
 #include <limits>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "pita_redis.h"
+#include "support/guarded_page.hpp"
 #include "support/logits.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
@@ -146,6 +148,30 @@ TEST_F(BadBatchArgument, WithASizeTooSmallIsRefused) {
     for (const std::size_t size : {std::size_t{0}, sizeof batch - 1}) {
         batch.struct_size = size;
         expect_refused(&batch, {"struct_size is " + std::to_string(size)});
+    }
+}
+
+TEST_F(BadBatchArgument, WithASizeFarTooLargeIsRefusedAndNotReadBeyondItsEnd) {
+    const GuardedPage page;
+    auto *const last = new (page.end() - sizeof batch) pita_batch_t(batch);
+    for (const std::size_t size : {std::size_t{1} << 20, std::size_t{1} << 40, huge / 2, huge - 7, huge}) {
+        last->struct_size = size;
+        expect_refused(last, {"struct_size is " + std::to_string(size)});
+    }
+}
+
+TEST_F(BadBatchArgument, WithASizeFarTooLargeIsRefusedAmongZeros) {
+    static struct {
+        pita_batch_t batch;
+        char zeros[1 << 20];
+    } all;
+    for (const std::size_t size : {std::size_t{1} << 20, sizeof all, huge}) {
+        all.batch = batch;
+        all.batch.struct_size = size;
+        expect_refused(&all.batch, {"struct_size is " + std::to_string(size)});
+        all.batch = {};
+        all.batch.struct_size = size;
+        expect_refused(&all.batch, {"struct_size is " + std::to_string(size)});
     }
 }
 

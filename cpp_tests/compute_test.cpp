@@ -1,8 +1,6 @@
 // pita_compute_logits_metrics: the values, and the shapes of a batch. No Redis anywhere.
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include "pita_redis.h"
+#include "support/guarded_page.hpp"
 #include "support/logits.hpp"
 #include "support/records.hpp"
 #include "support/status.hpp"
@@ -284,24 +283,39 @@ TEST(Matrix, HasNothingReadBetweenItsRows) {
     }
 }
 
-// The last row ends where the memory does, so a read beyond is a crash.
 TEST(Matrix, HasNothingReadBehindItsLastRow) {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    void *mapping = mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ASSERT_NE(mapping, MAP_FAILED);
-    char *const end = static_cast<char *>(mapping) + page;
-    ASSERT_EQ(mprotect(end, page, PROT_NONE), 0);
+    const GuardedPage page;
     for (const std::size_t size : {1, 3, 8, 31, 100}) {
         for (const std::uint32_t dtype : {PITA_DTYPE_F32, PITA_DTYPE_F16, PITA_DTYPE_BF16}) {
             const std::size_t width = dtype == PITA_DTYPE_F32 ? 4 : 2;
             const std::size_t stride = size + 5;
             // Two rows of zeros.
-            pita_batch_t batch = batch_over(end - (stride + size) * width, dtype, 2, size);
+            pita_batch_t batch = batch_over(page.end() - (stride + size) * width, dtype, 2, size);
             batch.row_stride = stride;
             EXPECT_NEAR(compute(batch)[1].log_norm, std::log(size), 1e-14);
         }
     }
-    munmap(mapping, 2 * page);
+}
+
+// A record is longer than a row of few logits, so that results written too early spoil rows still to come.
+TEST(Matrix, MayLieWhereTheResultsGo) {
+    for (const std::size_t vocabulary : {1, 3, 6, 7, 50, 4000}) {
+        SCOPED_TRACE(vocabulary);
+        const std::size_t rows = 64;
+        const Logits logits = random_logits(rows * vocabulary);
+        const std::size_t room = std::max(rows, logits.size() * sizeof(float) / sizeof(pita_metrics_t) + 1);
+        // At its begin, and at its end.
+        for (const std::size_t first : {std::size_t{0}, room - rows}) {
+            Records memory(room);
+            std::memcpy(memory.data(), logits.data(), sizeof(float) * logits.size());
+            const pita_batch_t batch = batch_over(memory.data(), PITA_DTYPE_F32, rows, vocabulary);
+            ASSERT_OK(pita_compute_logits_metrics(&batch, &memory[first]));
+            for (std::size_t i = 0; i < rows; ++i) {
+                const float *const begin = &logits[vocabulary * i];
+                expect_near(memory[first + i], reference(Logits(begin, begin + vocabulary)));
+            }
+        }
+    }
 }
 
 TEST(Matrix, OnTheCpuHasNoUseForAStream) {

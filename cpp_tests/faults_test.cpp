@@ -245,8 +245,10 @@ class FrozenServer : public EveryCall {
     static constexpr milliseconds bound = 5 * timeout;
 
     // A pool with a connection that was used before, on a server that then freezes.
-    FrozenServer() : session("redis://" + server.host_and_port() + "?connect_timeout_ms=250&timeout_ms=300") {
-        EXPECT_TRUE(eventually([] { return pita_redis_ping() == PITA_OK; }));
+    FrozenServer() : session(url()) { EXPECT_TRUE(eventually([] { return pita_redis_ping() == PITA_OK; })); }
+
+    std::string url(const std::string &more = "") const {
+        return "redis://" + server.host_and_port() + "?connect_timeout_ms=250&timeout_ms=300" + more;
     }
 
     RedisServer server;
@@ -276,23 +278,71 @@ TEST_P(FrozenServer, CannotBeConnectedTo) {
 
 INSTANTIATE_FOR_EVERY_CALL(FrozenServer);
 
-class FrozenServerWithRecords : public FrozenServer {};
+class FrozenServerWithRecords : public FrozenServer {
+  protected:
+    FrozenServerWithRecords() : redis(server) { redis.push("a", {"1,2,3", "4,5,6"}); }
+
+    // Has a take of "a" time out that the server executes afterwards.
+    void time_out_a_take() {
+        // The server knows the take's script, so that it can execute what it finds when it wakes up.
+        ASSERT_TRUE(eventually([] { return take("another").status == PITA_OK; }));
+        const long long commands = redis.info("total_commands_processed");
+        server.freeze();
+        EXPECT_STATUS(PITA_ERR_TIMEOUT, take("a").status);
+        server.thaw();
+        // Besides what is asked here, it has read what the take had sent.
+        long long asked_here = 1;
+        ASSERT_TRUE(eventually([&] { return redis.info("total_commands_processed") > commands + asked_here++; }));
+    }
+
+    // Takes "a" once the server is quick enough again.
+    static Records take_at_last() {
+        Taken taken = {};
+        EXPECT_TRUE(eventually([&] { return (taken = take("a")).status == PITA_OK; }));
+        return taken.records;
+    }
+
+    // Counts "a" once the server is quick enough again.
+    static std::size_t count_at_last() {
+        std::size_t count = 0;
+        EXPECT_TRUE(eventually([&] { return pita_count_metrics("a", &count) == PITA_OK; }));
+        return count;
+    }
+
+    const Records all = {{1, 2, 3}, {4, 5, 6}};
+    Hiredis redis;
+};
 
 TEST_F(FrozenServerWithRecords, LosesNothingToATakeThatTimedOut) {
-    Hiredis redis(server);
-    // The server knows the take's script, so that it can execute what it finds when it wakes up.
-    ASSERT_TRUE(eventually([] { return take("another").status == PITA_OK; }));
-    redis.push("a", {"1,2,3", "4,5,6"});
-    const long long commands = redis.info("total_commands_processed");
-    server.freeze();
-    EXPECT_STATUS(PITA_ERR_TIMEOUT, take("a").status);
-    server.thaw();
-    // Besides what is asked here, it has read what the take had sent.
-    long long asked_here = 1;
-    ASSERT_TRUE(eventually([&] { return redis.info("total_commands_processed") > commands + asked_here++; }));
-    Taken taken = {};
-    EXPECT_TRUE(eventually([&] { return (taken = take("a")).status == PITA_OK; }));
-    EXPECT_EQ(taken.records, (Records{{1, 2, 3}, {4, 5, 6}}));
+    time_out_a_take();
+    EXPECT_EQ(take_at_last(), all);
+    EXPECT_EQ(redis.keys(), 0);
+}
+
+TEST_F(FrozenServerWithRecords, LosesNothingToATakeThatTimedOutBeforeThePoolWasOpenedAnew) {
+    time_out_a_take();
+    ASSERT_OK(pita_redis_close());
+    const Session again(url());
+    EXPECT_EQ(take_at_last(), all);
+    EXPECT_EQ(redis.keys(), 0);
+}
+
+TEST_F(FrozenServerWithRecords, GetsThemBackFromATakeThatTimedOutToLiveAsLongAsBefore) {
+    redis.run({"PEXPIRE", "a", "500000"});
+    time_out_a_take();
+    EXPECT_EQ(count_at_last(), 2U);
+    EXPECT_EQ(stored(redis, "a"), all);
+    EXPECT_LE(redis.life_ms("a"), 500000);
+    EXPECT_GT(redis.life_ms("a"), 500000 - patience.count());
+}
+
+TEST_F(FrozenServerWithRecords, GetsThemBackFromATakeThatTimedOutToLiveForEver) {
+    ASSERT_OK(pita_redis_close());
+    const Session for_ever(url("&ttl_s=0"));
+    time_out_a_take();
+    EXPECT_EQ(count_at_last(), 2U);
+    EXPECT_EQ(stored(redis, "a"), all);
+    EXPECT_EQ(redis.life_ms("a"), -1);
 }
 
 TEST_F(FrozenServerWithRecords, BoundsAWaitByBothTimeouts) {

@@ -58,6 +58,13 @@ TEST_F(Open, WithOtherSettingsIsRefusedAndLeavesThePoolAsItIs) {
     EXPECT_EQ(stored(redis, "a"), records(1));
 }
 
+TEST_F(Open, WithAnotherQueueIsRefusedToo) {
+    ASSERT_OK(pita_redis_open(server.url("&queue=100").c_str()));
+    EXPECT_OK(pita_redis_open(server.url("&queue=100").c_str()));
+    EXPECT_FAILS(PITA_ERR_CONFIG, pita_redis_open(server.url("&queue=200").c_str()), "already open", "queue");
+    EXPECT_FAILS(PITA_ERR_CONFIG, pita_redis_open(server.url().c_str()), "already open", "queue");
+}
+
 TEST_F(Open, WithABadUrlLeavesThePoolAsItIs) {
     ASSERT_OK(pita_redis_open(server.url().c_str()));
     EXPECT_STATUS(PITA_ERR_CONFIG, pita_redis_open("http://localhost"));

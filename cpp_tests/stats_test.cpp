@@ -5,10 +5,12 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <string>
 
 #include "pita_redis.h"
 #include "support/eventually.hpp"
+#include "support/guarded_page.hpp"
 #include "support/logits.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
@@ -148,6 +150,26 @@ TEST_F(Stats, RefuseAStructThatIsTooSmall) {
         stats.stored = 77;
         EXPECT_FAILS(PITA_ERR_INVALID_ARGUMENT, pita_redis_stats(&stats), "struct_size is " + std::to_string(size));
         EXPECT_EQ(stats.stored, 77U);
+    }
+}
+
+TEST_F(Stats, RefuseAStructThatIsFarTooLargeAndReadNothingBeyondItsEnd) {
+    const GuardedPage page;
+    auto *const last = new (page.end() - sizeof(pita_stats_t)) pita_stats_t{};
+    for (const std::size_t size : {std::size_t{1} << 20, std::size_t{1} << 40, SIZE_MAX / 2, SIZE_MAX}) {
+        last->struct_size = size;
+        EXPECT_FAILS(PITA_ERR_INVALID_ARGUMENT, pita_redis_stats(last), "struct_size is " + std::to_string(size));
+    }
+}
+
+TEST_F(Stats, RefuseAStructThatIsFarTooLargeAmongZeros) {
+    static struct {
+        pita_stats_t stats;
+        char zeros[1 << 20];
+    } all;
+    for (const std::size_t size : {std::size_t{1} << 20, sizeof all, SIZE_MAX}) {
+        all.stats.struct_size = size;
+        EXPECT_FAILS(PITA_ERR_INVALID_ARGUMENT, pita_redis_stats(&all.stats), "struct_size is " + std::to_string(size));
     }
 }
 

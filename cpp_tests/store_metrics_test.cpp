@@ -47,6 +47,39 @@ TEST_F(StoreMetrics, ReplacesAndGoesOnBehindTheEnd) {
     EXPECT_EQ(stored(redis, "a"), (Records{record(0), record(1), record(100), record(101), record(102)}));
 }
 
+TEST_F(StoreMetrics, ReplacesNoMoreThanItBringsFromTheBegin) {
+    EXPECT_OK(append("a", records(4)));
+    EXPECT_OK(store_at("a", 0, records(3, 100)));
+    EXPECT_EQ(stored(redis, "a"), (Records{record(100), record(101), record(102), record(3)}));
+}
+
+TEST_F(StoreMetrics, ReplacesAWholeList) {
+    EXPECT_OK(append("a", records(3)));
+    EXPECT_OK(store_at("a", 0, records(3, 100)));
+    EXPECT_EQ(stored(redis, "a"), records(3, 100));
+    EXPECT_OK(store_at("a", 0, records(5, 200)));
+    EXPECT_EQ(stored(redis, "a"), records(5, 200));
+}
+
+TEST_F(StoreMetrics, ReplacesTheLastOneOnly) {
+    EXPECT_OK(append("a", records(3)));
+    EXPECT_OK(store_at("a", 2, records(1, 100)));
+    EXPECT_EQ(stored(redis, "a"), (Records{record(0), record(1), record(100)}));
+}
+
+// More than Lua lets a script pass on in one call.
+TEST_F(StoreMetrics, ReplacesThousandsAtOnce) {
+    const Records many = records(5000, 5000);
+    EXPECT_OK(append("a", records(5000)));
+    EXPECT_OK(store_at("a", 0, many));
+    EXPECT_TRUE(stored(redis, "a") == many);
+    EXPECT_OK(append("a", records(5000, 10000)));
+    EXPECT_TRUE(stored(redis, "a") == records(10000, 5000));
+    EXPECT_OK(store_at("a", 1, records(5000, 5001)));
+    EXPECT_OK(store_at("a", 7500, records(5000, 12500)));
+    EXPECT_TRUE(stored(redis, "a") == records(12500, 5000));
+}
+
 TEST_F(StoreMetrics, DoesNoHarmTwice) {
     EXPECT_OK(store_at("a", 0, records(4)));
     EXPECT_OK(store_at("a", 0, records(4)));

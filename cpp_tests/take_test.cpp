@@ -69,7 +69,8 @@ TEST_F(Take, ReadsWhatPythonWrites) {
 }
 
 TEST_F(Take, WorksWithAnyId) {
-    for (const std::string &id : {"{x}"s, "}"s, "a}:pita-claim:{"s, "日本 語"s, std::string(1024, 'x')}) {
+    for (const std::string &id : {"{x}"s, "}"s, "a{b}c"s, "a}b"s, "{}x"s, "x{y"s, "a}:pita-claim:{"s, "日本 語"s,
+                                  std::string(1024, 'x')}) {
         ASSERT_OK(append(id, records(2)));
         EXPECT_EQ(take(id).records, records(2)) << id;
         EXPECT_EQ(redis.keys(), 0) << id;

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "pita_redis.h"
 #include "support/eventually.hpp"
@@ -76,6 +79,31 @@ TEST_F(TakeWait, WaitsForAWriter) {
     EXPECT_OK(outcome.status);
     EXPECT_EQ(outcome.records, records(4));
     EXPECT_EQ(redis.keys(), 0);
+}
+
+TEST_F(TakeWait, GivesTheRecordsToOneOfTwoAndLetsTheOtherWait) {
+    for (int round = 0; round < 50; ++round) {
+        SCOPED_TRACE(round);
+        ASSERT_OK(append("a", records(3)));
+        std::atomic<int> ready{0};
+        const auto compete = [&] {
+            for (++ready; ready < 2;) {
+                std::this_thread::yield();
+            }
+            return wait_for(3, 10);
+        };
+        std::future<Outcome> other = std::async(std::launch::async, compete);
+        Outcome winner = compete();
+        Outcome loser = other.get();
+        if (winner.records.empty()) {
+            std::swap(winner, loser);
+        }
+        ASSERT_EQ(winner.status, PITA_OK);
+        ASSERT_EQ(winner.records, records(3));
+        ASSERT_EQ(loser.status, PITA_ERR_TIMEOUT);
+        ASSERT_EQ(loser.count, 0U);
+        ASSERT_EQ(redis.keys(), 0);
+    }
 }
 
 TEST_F(TakeWait, GivesUpWhenTimeIsOverAndTakesNothing) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <string>
 
 #include "pita_redis.h"
@@ -75,6 +76,48 @@ TEST_F(Life, IsRenewedByAnIndexedStore) {
         redis.run({"EXPIRE", "a", "100"});
         ASSERT_OK(store_at("a", index, records(1)));
         EXPECT_TRUE(was_renewed("a", 500));
+    }
+}
+
+// Three records are there: some of them replaced, all, and more than all.
+struct Replacement {
+    std::int64_t token_index;
+    std::size_t count;
+};
+constexpr Replacement replacements[] = {{0, 1}, {0, 3}, {0, 5}, {1, 1}, {1, 2}, {1, 5}, {2, 1}, {3, 1}};
+
+TEST_F(Life, IsRenewedWhateverAnIndexedStoreReplaces) {
+    const Session session(server.url("&ttl_s=500"));
+    for (const auto [token_index, count] : replacements) {
+        SCOPED_TRACE(testing::Message() << count << " at " << token_index);
+        redis.run({"DEL", "a"});
+        ASSERT_OK(append("a", records(3)));
+        redis.run({"EXPIRE", "a", "100"});
+        ASSERT_OK(store_at("a", token_index, records(count)));
+        EXPECT_TRUE(was_renewed("a", 500));
+    }
+}
+
+TEST_F(Life, CanBeForEverWhateverAnIndexedStoreReplaces) {
+    const Session session(server.url("&ttl_s=0"));
+    ASSERT_OK(append("a", records(3)));
+    for (const auto [token_index, count] : replacements) {
+        ASSERT_OK(store_at("a", token_index, records(count)));
+        EXPECT_EQ(redis.life_ms("a"), -1) << count << " at " << token_index;
+    }
+}
+
+TEST_F(Life, IsLeftToAListThatHasOneWhereOthersLiveForEver) {
+    const Session session(server.url("&ttl_s=0"));
+    for (const auto [token_index, count] : replacements) {
+        SCOPED_TRACE(testing::Message() << count << " at " << token_index);
+        redis.run({"DEL", "a"});
+        ASSERT_OK(append("a", records(3)));
+        redis.run({"EXPIRE", "a", "100"});
+        ASSERT_OK(append("a", records(1)));
+        redis.run({"RPOP", "a"});
+        ASSERT_OK(store_at("a", token_index, records(count)));
+        EXPECT_TRUE(was_renewed("a", 100));
     }
 }
 

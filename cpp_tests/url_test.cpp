@@ -115,6 +115,7 @@ const Refused refused_urls[] = {
     {"DatabaseTooHigh", "redis://localhost/4294967296", {"database", "\"4294967296\""}},
     {"Fragment", "redis://localhost#part", {"#"}},
     {"SocketWithoutPath", "redis+unix://", {"path"}},
+    {"SocketPathTooLong", "unix:///" + std::string(107, 's'), {"path"}},
     {"SocketWithTwoSlashes", "unix://run/redis.sock", {"three slashes"}},
 
     {"UnknownOption", "redis://localhost?colour=red", {"colour"}},
@@ -148,6 +149,11 @@ const Refused refused_urls[] = {
 
 INSTANTIATE_TEST_SUITE_P(Refused, RefusedUrl, testing::ValuesIn(refused_urls),
                          [](const auto &test) { return test.param.name; });
+
+TEST(UrlArgument, MayHaveTheLongestPathOfASocket) {
+    const Session session("unix:///" + std::string(106, 's'));
+    EXPECT_STATUS(PITA_ERR_UNAVAILABLE, pita_redis_ping());
+}
 
 TEST(UrlArgument, OfMoreThan8192BytesIsRefused) {
     const std::string start = "redis://localhost?colour=";

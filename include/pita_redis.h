@@ -45,7 +45,8 @@
  * OWNERSHIP
  *
  * Arguments stay the caller's and are not kept: they are read during the call only. Strings that the
- * library returns are the library's; do not free them.
+ * library returns are the library's; do not free them. Where a call writes (out, count, statuses), the memory must not be
+ * that of its other arguments.
  *
  * THREADS AND PROCESSES
  *
@@ -433,7 +434,8 @@ pita_status_t pita_take_metrics(const char *req_id,
 // @param count       Out: how many were taken; with PITA_ERR_BUFFER_TOO_SMALL, and with PITA_ERR_TIMEOUT when Redis
 //                    answered, how many there are; 0 with other failures.
 //
-// @return As `pita_take_metrics`, and PITA_ERR_TIMEOUT: fewer than `expected`, nothing taken.
+// @return As `pita_take_metrics`, and PITA_ERR_TIMEOUT: fewer than `expected`, nothing taken. Of two that wait for the same
+//         records, one gets them, the other waits on.
 //
 // Blocks: for `timeout_ms` plus the URL's `timeout_ms` at most. Since: 0.1.0.
 pita_status_t pita_take_metrics_wait(const char *req_id,
@@ -492,8 +494,8 @@ const char *pita_version(void);
 // Sends the library's log lines to a function. Without one the library is silent.
 //
 // The function is called on the thread where a line arises, maybe on several at once; no lock is held meanwhile. It may
-// call the library, but must not throw or longjmp. A call of it that is under way may still be running when this
-// function returns. `user` must stay valid until then.
+// call the library, but must not throw or longjmp. When this function returns, other threads that are inside the library
+// may still call the function that was set before: keep its `user` valid until they are out of it.
 //
 // @param callback  Gets the level (PITA_LOG_*), a UTF-8 line that is valid during the call, and `user`. NULL: silence.
 // @param user      Handed to the callback as it is.

@@ -7,6 +7,7 @@ if [ -n "${REDIS_HOST:-}${REDIS_URL:-}" ]; then
     exec "$@"
 fi
 
+command -v redis-cli >/dev/null || { echo "with-redis: redis-cli is missing" >&2; exit 1; }
 dir=$(mktemp -d)
 server=
 cleanup() {
@@ -21,7 +22,7 @@ trap cleanup EXIT
 # True once the server that we started answers; false when it has ended, as it does when the port is taken.
 answers() {
     while kill -0 "$server" 2>/dev/null; do
-        if redis-cli -p "$1" INFO server 2>/dev/null | grep -q "^process_id:$server"; then
+        if redis-cli -p "$1" INFO server 2>/dev/null | grep -q "^process_id:$server[[:space:]]*$"; then
             return 0
         fi
         sleep 0.02

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 
 use super::args;
 use super::extensible::{self, Extensible};
-use crate::error::{Error, Kind, PITA_OK, Result, pita_status_t};
+use crate::error::{Error, Kind, PITA_ERR_PANIC, PITA_OK, Result, pita_status_t};
 use crate::metrics::{Bits16, Bits32, Job, Row};
 
 /// Compute `log_norm` and `log_norm_temp`.
@@ -94,11 +94,13 @@ impl<'a> Batch<'a> {
         if raw.len == 0 {
             return Err(Error::invalid("len is 0: must be at least 1"));
         }
-        let statuses = match raw.statuses.is_null() {
+        let mut statuses = match raw.statuses.is_null() {
             true => None,
             // SAFETY: the caller's promise.
             false => Some(unsafe { args::slice_mut("statuses", raw.statuses, raw.len) }?),
         };
+        // Should this end in a panic, they say so.
+        statuses.iter_mut().for_each(|statuses| statuses.fill(PITA_ERR_PANIC));
         // SAFETY: the caller's promise.
         let arrays = check_matrix(&raw).and_then(|()| unsafe {
             Ok(Batch {

@@ -52,8 +52,8 @@ pub extern "C" fn pita_version() -> *const c_char {
 /// Sends the library's log lines to a function. Without one the library is silent.
 ///
 /// The function is called on the thread where a line arises, maybe on several at once; no lock is held meanwhile. It may
-/// call the library, but must not throw or longjmp. A call of it that is under way may still be running when this
-/// function returns. `user` must stay valid until then.
+/// call the library, but must not throw or longjmp. When this function returns, other threads that are inside the library
+/// may still call the function that was set before: keep its `user` valid until they are out of it.
 ///
 /// @param callback  Gets the level (PITA_LOG_*), a UTF-8 line that is valid during the call, and `user`. NULL: silence.
 /// @param user      Handed to the callback as it is.

@@ -4,6 +4,9 @@ use std::mem::MaybeUninit;
 
 use crate::error::{Error, Result};
 
+/// The greatest `struct_size` that makes sense.
+const MAX_SIZE: usize = 4096;
+
 /// A struct of the C ABI that begins with its `struct_size`.
 ///
 /// # Safety
@@ -56,6 +59,10 @@ unsafe fn checked_size<T: Extensible>(pointer: *const T) -> Result<usize> {
     if size < T::FIRST_SIZE {
         let least = T::FIRST_SIZE;
         return Err(Error::invalid(format!("{}: struct_size is {size}: must be at least {least}", T::NAME)));
+    }
+    // No version is that large; and what lies behind a size gone wrong may not be readable.
+    if size > MAX_SIZE {
+        return Err(Error::invalid(format!("{}: struct_size is {size}: must be at most {MAX_SIZE}", T::NAME)));
     }
     for i in size_of::<T>()..size {
         // SAFETY: within `size` bytes, which the caller promises are readable.

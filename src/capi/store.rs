@@ -144,18 +144,20 @@ pub unsafe extern "C" fn pita_compute_logits_metrics(batch: *const pita_batch_t,
     guard(|| {
         // SAFETY: the caller's promise.
         let batch = unsafe { Batch::read(batch) }?;
+        let (results, chosen) = choose(&batch, |i| batch.job(i));
+        let (indices, jobs): (Vec<usize>, Vec<Job<'_>>) = chosen.into_iter().unzip();
+        let records = metrics::compute_all(&jobs);
+        // Not before the rows are read: should they overlap, nothing is lost.
         // SAFETY: the caller's promise.
         let out = match unsafe { args::slice_mut("out", out, batch.len()) } {
             Ok(out) => out,
             Err(error) => return Err(batch.fail(error)),
         };
-        let (results, chosen) = choose(&batch, |i| batch.job(i));
-        let (indices, jobs): (Vec<usize>, Vec<Job<'_>>) = chosen.into_iter().unzip();
         for (out, result) in out.iter_mut().zip(&results) {
             *out = if result.is_ok() { Metrics::default() } else { Metrics::nan() };
         }
-        for (i, metrics) in indices.into_iter().zip(metrics::compute_all(&jobs)) {
-            out[i] = metrics;
+        for (i, record) in indices.into_iter().zip(records) {
+            out[i] = record;
         }
         batch.finish(results)
     })

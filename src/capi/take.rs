@@ -45,7 +45,8 @@ pub unsafe extern "C" fn pita_take_metrics(
 /// @param count       Out: how many were taken; with PITA_ERR_BUFFER_TOO_SMALL, and with PITA_ERR_TIMEOUT when Redis
 ///                    answered, how many there are; 0 with other failures.
 ///
-/// @return As `pita_take_metrics`, and PITA_ERR_TIMEOUT: fewer than `expected`, nothing taken.
+/// @return As `pita_take_metrics`, and PITA_ERR_TIMEOUT: fewer than `expected`, nothing taken. Of two that wait for the same
+///         records, one gets them, the other waits on.
 ///
 /// Blocks: for `timeout_ms` plus the URL's `timeout_ms` at most. Since: 0.1.0.
 #[unsafe(no_mangle)]
@@ -61,11 +62,7 @@ pub unsafe extern "C" fn pita_take_metrics_wait(
     let wait = |client: &Client, id: &str| client.take_wait(id, expected, timeout, capacity);
     guard(|| {
         // SAFETY: the caller's promise.
-        let result = unsafe { take(req_id, out, capacity, count, wait) };
-        result.map_err(|error| match error.kind {
-            Kind::Timeout => error.of(format_args!("waiting {timeout_ms} ms for {expected} records")),
-            _ => error,
-        })
+        unsafe { take(req_id, out, capacity, count, wait) }
     })
 }
 
@@ -138,9 +135,11 @@ unsafe fn take(
             let message = format!("request {id:?} has {found} records, but capacity is {capacity}");
             Err(Error::new(Kind::BufferTooSmall, message))
         }
-        Taken::TooFew(found) => {
+        Taken::TooFew { found, wanted, waited } => {
             *count = found;
-            Err(Error::new(Kind::Timeout, format!("request {id:?} has {found}")))
+            let message =
+                format!("request {id:?} has {found} after waiting {} ms for {wanted} records", waited.as_millis());
+            Err(Error::new(Kind::Timeout, message))
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Client {
     pub(super) stats: Stats,
     /// `None` where lists live for ever.
     pub(super) renewals: Option<Renewals>,
-    pub(super) claims: DoubtfulClaims,
+    pub(super) claims: Arc<DoubtfulClaims>,
     /// The process that made it. A forked child makes its own.
     pid: u32,
 }
@@ -80,7 +80,7 @@ impl Client {
             pool: Pool::new(config),
             stats: Stats::default(),
             renewals,
-            claims: DoubtfulClaims::default(),
+            claims: DoubtfulClaims::of_this_process(),
             pid: std::process::id(),
         }
     }
@@ -147,7 +147,7 @@ impl Client {
 
     /// As [`Self::ask_each`], for commands of which none may be refused.
     pub(super) fn ask(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Vec<Value>> {
-        let replies = self.ask_each(pipeline, deadline)?;
+        let replies = self.ask_each(pipeline, deadline).map_err(|lost| lost.error)?;
         match first_refusal(&replies) {
             Some(error) => Err(error),
             None => Ok(replies),
@@ -166,12 +166,6 @@ pub struct Lost {
     pub was_sent: bool,
 }
 
-impl From<Lost> for Error {
-    fn from(lost: Lost) -> Self {
-        lost.error
-    }
-}
-
 /// Waits a little longer after each failed attempt. False where `deadline` has come.
 pub fn pause(attempt: u32, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
@@ -181,5 +175,7 @@ pub fn pause(attempt: u32, deadline: Instant) -> bool {
 
 /// An answer that no Redis gives.
 pub fn unexpected(reply: &Value) -> Error {
-    Error::new(Kind::Redis, format!("unexpected answer from Redis: {reply:?}"))
+    // It may be long.
+    let text: String = format!("{reply:?}").chars().take(200).collect();
+    Error::new(Kind::Redis, format!("unexpected answer from Redis: {text}"))
 }

@@ -41,10 +41,14 @@ pub struct Config {
     pub ttl: Option<Duration>,
     /// Put before every request id.
     pub prefix: String,
+    /// Records that may wait to be written. Of no use until write-behind is supported.
+    pub queue: usize,
 }
 
 /// What a URL looks like.
 const EXAMPLE: &str = "redis://user:password@host:6379/0";
+/// Stands for a parameter's name that may be the rest of a password.
+const HIDDEN: &str = "(not shown; in a password write '?' as %3F and '&' as %26)";
 /// The longest prefix, in bytes.
 const MAX_PREFIX: usize = 1024;
 
@@ -60,6 +64,7 @@ impl Config {
             timeout: Duration::from_millis(1000),
             ttl: Some(Duration::from_secs(3600)),
             prefix: String::new(),
+            queue: 65536,
         }
     }
 
@@ -117,6 +122,12 @@ impl Config {
         if url.fragment().is_some() {
             return Err(Error::config("the URL has a '#'; in a user name, password or prefix write it as %23"));
         }
+        // Of a password that was not written as a URL wants it, the rest is found in these parts.
+        let is_unix = url.scheme().ends_with("unix");
+        if !is_unix && (url.path().contains('@') || url.query().is_some_and(|query| query.contains('@'))) {
+            let how = "before it, write '/' as %2F and '?' as %3F; behind it, '@' as %40";
+            return Err(Error::config(format!("the URL has an '@' behind its host: {how}")));
+        }
         let mut config = match url.scheme() {
             "redis" => Self::from_tcp_url(&url)?,
             "unix" | "redis+unix" => Self::from_unix_url(&url)?,
@@ -142,10 +153,6 @@ impl Config {
         }
         config.password = url.password().map(|text| decode("password", text)).transpose()?;
         let path = url.path().trim_start_matches('/');
-        if path.contains('@') {
-            // Not quoted: it is the rest of a password.
-            return Err(Error::config("the URL has a '/' before its '@'; in a user name or password write it as %2F"));
-        }
         if !path.is_empty() {
             config.db = db("the URL's database", path)?;
         }
@@ -156,7 +163,12 @@ impl Config {
         if url.has_host() || url.path().len() < 2 {
             return Err(Error::config("a unix socket's URL is redis+unix:///path: three slashes and the path"));
         }
-        Ok(Self::at(Address::Unix(decode("socket path", url.path())?.into())))
+        let path = decode("socket path", url.path())?;
+        // What a sockaddr_un holds.
+        if path.len() > 107 {
+            return Err(Error::config(format!("the URL's socket path has {} bytes: at most 107", path.len())));
+        }
+        Ok(Self::at(Address::Unix(path.into())))
     }
 
     fn read_options(&mut self, url: &Url) -> Result<()> {
@@ -183,8 +195,7 @@ impl Config {
                     "behind" => return Err(not_yet("write=behind")),
                     _ => return Err(Error::config(format!("write is {value:?}: must be sync or behind"))),
                 },
-                // Only write-behind has a queue; a sync pool checks the number and needs none.
-                "queue" => drop(number(name, &value, 1, 1 << 24)?),
+                "queue" => self.queue = number(name, &value, 1, 1 << 24)? as usize,
                 "autostart" => {
                     if number(name, &value, 0, 1)? == 1 {
                         return Err(not_yet("autostart=1"));
@@ -198,7 +209,11 @@ impl Config {
                     let known =
                         "pool_size, connect_timeout_ms, timeout_ms, ttl_s, prefix, write, queue, autostart, tls_ca";
                     let unix = if is_unix { ", db, user, pass" } else { "" };
-                    let name = shown(name);
+                    let name = if url.query().is_some_and(|query| query.contains("pass=")) {
+                        HIDDEN.into()
+                    } else {
+                        shown(name)
+                    };
                     return Err(Error::config(format!(
                         "the URL has an unknown parameter {name}; there are {known}{unix}"
                     )));
@@ -222,6 +237,7 @@ impl Config {
             ("timeout_ms", self.timeout != other.timeout),
             ("ttl_s", self.ttl != other.ttl),
             ("prefix", self.prefix != other.prefix),
+            ("queue", self.queue != other.queue),
         ];
         let names: Vec<&str> = differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
         names.join(", ")
@@ -230,8 +246,8 @@ impl Config {
 
 /// A parameter's name as a message may show it. One that looks like no name may be the rest of a password.
 fn shown(name: &str) -> String {
-    let is_name = name.len() <= 32 && name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
-    if is_name { name.to_string() } else { "(not shown: a '?' in a password is written %3F)".to_string() }
+    let is_name = name.len() <= 32 && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+    if is_name { name.to_string() } else { HIDDEN.to_string() }
 }
 
 fn not_yet(what: &str) -> Error {
@@ -358,6 +374,7 @@ mod tests {
             timeout: Duration::from_millis(250),
             ttl: None,
             prefix: "a&b".into(),
+            queue: 9,
             ..tcp("example.org", 7000)
         };
         assert_eq!(Config::from_url(url).unwrap(), expected);
@@ -410,6 +427,13 @@ mod tests {
             "redis://user:se#cret@host",
             "redis://user:se/cret@host",
             "redis://user:12/cret@host",
+            "redis://user:12/se?cret@host",
+            "redis://user:12?cret=x@host",
+            "redis://user:12?timeout_ms=cret@h",
+            "redis://user:1?write=cret@h",
+            "redis://user:12/cret?x@h",
+            "redis:user:secret",
+            "unix:///s?pass=hun&secret",
             "redis://:secret@host?colour=1",
             "redis://:secret@host:99999",
             "redis://:cret%ff@host",

@@ -139,8 +139,10 @@ fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
         Address::Tcp { host, port } => (host.as_str(), *port).to_socket_addrs()?.map(SockAddr::from).collect(),
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for address in addresses {
-        match connect_to(&address, deadline) {
+    for (i, address) in addresses.iter().enumerate() {
+        // An address that swallows packets leaves time for the next.
+        let share = remaining(deadline)? / (addresses.len() - i) as u32;
+        match connect_to(address, share) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
@@ -148,9 +150,9 @@ fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
     Err(last)
 }
 
-fn connect_to(address: &SockAddr, deadline: Instant) -> io::Result<Socket> {
+fn connect_to(address: &SockAddr, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-    socket.connect_timeout(address, remaining(deadline)?)?;
+    socket.connect_timeout(address, timeout)?;
     if address.domain() != Domain::UNIX {
         socket.set_tcp_nodelay(true)?;
     }

@@ -80,7 +80,7 @@ impl Client {
             for task in pending.iter_mut().filter(|task| task.result.is_none()) {
                 if is_over {
                     task.result = Some(Err(task.failed(&failure)));
-                } else {
+                } else if task.in_doubt {
                     self.stats.retried.fetch_add(task.write.records.len() as u64, Relaxed);
                 }
             }
@@ -143,7 +143,7 @@ impl Client {
                 }
                 Some(Ok(()))
             }
-            Value::Int(answer) => Some(Err(task.gap(-answer - 1))),
+            Value::Int(answer) if *answer < 0 => Some(Err(task.gap(-answer - 1))),
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
                 task.form = Form::WholeScript;
                 None
@@ -220,8 +220,11 @@ impl Task<'_> {
     }
 
     fn gap(&self, length: i64) -> Error {
-        let Placement::At(index) = self.write.placement else { unreachable!("only an index can leave a gap") };
-        let message = format!("request {:?}: token_index is {index}, but the list ends at {length}", self.write.id);
+        let id = self.write.id;
+        let message = match self.write.placement {
+            Placement::At(index) => format!("request {id:?}: token_index is {index}, but the list ends at {length}"),
+            Placement::Append => format!("request {id:?}: not stored, the list ends at {length}"),
+        };
         Error::new(Kind::Gap, message)
     }
 }
