@@ -47,6 +47,8 @@ const CLAIM_LIFE: Duration = Duration::from_secs(3600);
 pub struct DoubtfulClaims {
     pid: u32,
     by_list: Mutex<HashMap<List, Vec<Doubt>>>,
+    /// In a forked child the parent's, which is never touched: another thread may have held its lock at the fork.
+    _inherited: Option<Arc<DoubtfulClaims>>,
 }
 
 /// A server and a key there.
@@ -68,10 +70,8 @@ impl DoubtfulClaims {
         if let Some(claims) = current.as_ref().filter(|claims| claims.pid == pid) {
             return claims.clone();
         }
-        let own = Arc::new(DoubtfulClaims { pid, by_list: Mutex::default() });
+        let own = Arc::new(DoubtfulClaims { pid, by_list: Mutex::default(), _inherited: current.clone() });
         drop(CURRENT.compare_and_swap(&current, Some(own)));
-        // The parent's is left as it is: another thread may have held its lock at the fork.
-        std::mem::forget(current);
         Self::of_this_process()
     }
 
