@@ -11,6 +11,9 @@ MAKEFLAGS += --no-print-directory
 help:
 	@echo 'make demo      an engine stores metrics of its tokens, a sampler takes and shows them'
 	@echo 'make test      all tests: Rust, C++, valgrind, the installed package'
+	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
+	@echo 'make bench     the kernels against a plain sum, a two-pass kernel, and numpy and torch where there are any'
+	@echo 'make bench-peers   installs numpy and torch for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
 	@echo 'make install   library, headers, CMake and pkg-config files, into PREFIX ($(PREFIX)); DESTDIR counts'
 	@echo 'make header    writes include/pita_redis.h and tests/symbols.txt anew'
@@ -32,6 +35,21 @@ test:
 	$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=ON -DPITA_REDIS_BUILD_TESTS=ON
 	cmake --build build --parallel 2
 	ctest --test-dir build --output-on-failure --parallel 2
+
+.PHONY: test-kernels
+test-kernels:
+	@scripts/setup.sh kernels
+	@scripts/test-kernels.sh
+
+.PHONY: bench
+bench:
+	cargo bench --locked --bench kernels
+
+.PHONY: bench-peers
+bench-peers:
+	@scripts/setup.sh peers
+	python3 -m venv target/peers
+	target/peers/bin/pip install --quiet numpy torch
 
 .PHONY: lint
 lint:

@@ -73,16 +73,16 @@ TEST(Values, OfOneLogitAreTheLogit) {
 
 TEST(Values, OfEqualLogitsHaveTheEntropyOfTheirNumber) {
     const pita_metrics_t metrics = compute(Logits(32000, 2.0F), 0.5F);
-    EXPECT_NEAR(metrics.log_norm, 2 + std::log(32000), 1e-12);
-    EXPECT_NEAR(metrics.log_norm_temp, 4 + std::log(32000), 1e-12);
-    EXPECT_NEAR(metrics.entropy, std::log(32000), 1e-12);
+    EXPECT_NEAR(metrics.log_norm, 2 + std::log(32000), 1e-6);
+    EXPECT_NEAR(metrics.log_norm_temp, 4 + std::log(32000), 1e-6);
+    EXPECT_NEAR(metrics.entropy, std::log(32000), 1e-6);
 }
 
 TEST(Values, HaveAnEntropyThatAnOffsetLeavesAlone) {
     const double entropy = compute({0.0F, 1.0F, 2.5F}).entropy;
     for (const float offset : {-1048576.0F, -1024.0F, 1024.0F, 1048576.0F}) {
         const pita_metrics_t moved = compute({offset, offset + 1.0F, offset + 2.5F});
-        EXPECT_NEAR(moved.entropy, entropy, 1e-15) << offset;
+        EXPECT_NEAR(moved.entropy, entropy, 1e-6) << offset;
         expect_near(moved, reference({offset, offset + 1.0F, offset + 2.5F}));
     }
 }
@@ -95,7 +95,7 @@ TEST(Values, HaveAPreciseEntropyForAPeakedRow) {
         const double entropy = compute(row).entropy;
         const auto expected = static_cast<double>(reference(row).entropy);
         EXPECT_GT(entropy, 0) << gap;
-        EXPECT_NEAR(entropy / expected, 1, 1e-12) << gap;
+        EXPECT_NEAR(entropy / expected, 1, 5e-7) << gap;
     }
 }
 
@@ -103,7 +103,7 @@ TEST(Values, HaveAPreciseEntropyForAPeakedRowFarFrom0) {
     Logits row(1000, 4096.0F - 50.0F);
     row[999] = 4096.0F;
     const double entropy = compute(row).entropy;
-    EXPECT_NEAR(entropy / static_cast<double>(reference(row).entropy), 1, 1e-12);
+    EXPECT_NEAR(entropy / static_cast<double>(reference(row).entropy), 1, 5e-7);
 }
 
 TEST(Values, NeverHaveANegativeEntropy) {
@@ -279,7 +279,7 @@ TEST(Matrix, HasNothingReadBetweenItsRows) {
     batch.row_stride = 10;
     const Records all = compute(batch);
     for (std::size_t row = 0; row < 4; ++row) {
-        EXPECT_NEAR(all[row].log_norm, static_cast<double>(row) + std::log(7), 1e-14);
+        EXPECT_NEAR(all[row].log_norm, static_cast<double>(row) + std::log(7), 1e-6);
     }
 }
 
@@ -292,7 +292,7 @@ TEST(Matrix, HasNothingReadBehindItsLastRow) {
             // Two rows of zeros.
             pita_batch_t batch = batch_over(page.end() - (stride + size) * width, dtype, 2, size);
             batch.row_stride = stride;
-            EXPECT_NEAR(compute(batch)[1].log_norm, std::log(size), 1e-14);
+            EXPECT_NEAR(compute(batch)[1].log_norm, std::log(size), 1e-6);
         }
     }
 }

@@ -110,4 +110,17 @@ TEST_F(OpenByEnvironment, NamesTheVariableThatItCannotUnderstand) {
     EXPECT_STATUS(PITA_ERR_NOT_OPEN, pita_redis_ping());
 }
 
+TEST_F(OpenByEnvironment, RefusesAKernelThatThisMachineDoesNotRun) {
+    EXPECT_FAILS(PITA_ERR_CONFIG, open_with({{"PITA_KERNEL", "mmx"}}), "PITA_KERNEL is \"mmx\"", "scalar");
+    EXPECT_FAILS(PITA_ERR_CONFIG, open_with({{"PITA_KERNEL", "\xFF"}}), "PITA_KERNEL", "scalar");
+    EXPECT_OK(open_with({{"PITA_KERNEL", "scalar"}}));
+}
+
+TEST_F(OpenByEnvironment, RefusesANumberOfThreadsThatIsNone) {
+    for (const char *number : {"0", "-1", "two"}) {
+        EXPECT_FAILS(PITA_ERR_CONFIG, open_with({{"PITA_NUM_THREADS", number}}), "PITA_NUM_THREADS is", number);
+    }
+    EXPECT_OK(open_with({{"PITA_NUM_THREADS", "1"}}));
+}
+
 } // namespace

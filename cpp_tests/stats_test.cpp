@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -40,6 +42,7 @@ TEST_F(Stats, AreAll0InTheBeginning) {
     pita_stats_t expected = {};
     expected.struct_size = sizeof expected;
     const pita_stats_t stats = read();
+    expected.kernel = stats.kernel;
     EXPECT_EQ(std::memcmp(&stats, &expected, sizeof stats), 0);
 }
 
@@ -188,6 +191,15 @@ TEST_F(Stats, FillWhatTheyKnowOfALaterStruct) {
     EXPECT_EQ(later.known.stored, 1U);
     EXPECT_EQ(later.unknown[0], 0U);
     EXPECT_EQ(later.unknown[1], 0U);
+}
+
+TEST_F(Stats, NameTheKernel) {
+    const std::string kernel = read().kernel;
+    const char *asked_for = std::getenv("PITA_KERNEL");
+    if (asked_for != nullptr && *asked_for != '\0') {
+        EXPECT_EQ(kernel, asked_for);
+    }
+    EXPECT_TRUE(kernel == "avx512" || kernel == "avx2" || kernel == "neon" || kernel == "scalar") << kernel;
 }
 
 TEST_F(Stats, RefuseALaterStructWhoseNewMembersSaySomething) {

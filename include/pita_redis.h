@@ -52,7 +52,8 @@
  *
  * Every function may be called from any thread at any time. Each process has one pool, made by pita_redis_open and
  * shared by its threads. A forked child makes connections of its own. The library installs no signal handlers, prints
- * nothing, and stays loaded after dlclose.
+ * nothing, and stays loaded after dlclose. A large batch is computed on several threads, which end with the call:
+ * PITA_NUM_THREADS in the environment caps them, 1 for none.
  *
  * TIME
  *
@@ -168,6 +169,14 @@
 // Log level: for finding faults.
 #define PITA_LOG_DEBUG 7
 
+// How exp(d / temperature) is made: not at all; as that power of exp(d), 2 to 8; or by an exponential of its own.
+#define NO_TEMP 0
+
+#define ANY_TEMP 9
+
+// Added to a float below 2^22 it rounds that to a whole number, which then stands in the low bits.
+#define MAGIC 12582912.0
+
 // What a call returns: `PITA_OK` (0), or a negative `PITA_ERR_*`. The numbers never change.
 typedef int32_t pita_status_t;
 
@@ -221,6 +230,8 @@ typedef struct pita_stats_t {
     struct pita_latency_t store_latency;
     // Round trips to Redis.
     struct pita_latency_t round_trip_latency;
+    // What computes: "avx512", "avx2", "neon" or "scalar". A constant of the library's.
+    const char *kernel;
 } pita_stats_t;
 
 // Logits of many requests, as one matrix, and what to do with each request.
@@ -288,7 +299,7 @@ extern "C" {
 // @param url  Where Redis is, and the options; see "Connection URLs" above. NULL: from the environment.
 //
 // @return PITA_OK; PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes); PITA_ERR_CONFIG (`url` or
-//         a variable cannot be understood, asks for what is not supported yet, or the pool is open with other settings);
+//         a variable, PITA_KERNEL and PITA_NUM_THREADS among them, cannot be understood, asks for what is not supported yet, or the pool is open with other settings);
 //         PITA_ERR_PANIC.
 //
 // Blocks: no. Since: 0.1.0.

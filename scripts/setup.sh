@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup.sh build|demo|test|lint: installs what that task needs and this machine lacks, from Debian's packages.
+# setup.sh build|demo|test|lint|kernels|peers: installs what that task needs and this machine lacks, from Debian's packages.
 set -eu
 task=${1-}
 
@@ -34,6 +34,25 @@ need_test() {
     need valgrind has valgrind
     need binutils has readelf
     need python3-redis has_python_redis
+}
+
+# For NEON: a compiler for aarch64, an emulator, and Rust's standard library for it, where rustup has brought none.
+need_kernels() {
+    need gcc has cc
+    need gcc-aarch64-linux-gnu has aarch64-linux-gnu-gcc
+    need libc6-dev-arm64-cross test -d /usr/aarch64-linux-gnu/lib
+    need qemu-user has qemu-aarch64
+    if ! has_rust_std "$(rustc --print sysroot)" && ! has_rust_std /usr; then
+        missing="$missing rustc-web libstd-rust-web-dev:arm64"
+    fi
+}
+
+has_rust_std() {
+    test -d "$1/lib/rustlib/aarch64-unknown-linux-gnu"
+}
+
+need_peers() {
+    need python3-venv python3 -c 'import ensurepip'
 }
 
 has_header() {
@@ -82,6 +101,9 @@ install_missing() {
     fi
     echo "Installing:$missing"
     forbid_services
+    case "$missing" in
+        *:arm64*) quietly dpkg --add-architecture arm64 ;;
+    esac
     quietly apt-get update
     # shellcheck disable=SC2086 # a list of words
     quietly apt-get install --yes --no-install-recommends $missing
@@ -109,9 +131,9 @@ need_lint() {
 
 need_cargo
 case $task in
-    build | demo | test | lint) "need_$task" ;;
+    build | demo | test | lint | kernels | peers) "need_$task" ;;
     *)
-        echo "usage: $0 build|demo|test|lint" >&2
+        echo "usage: $0 build|demo|test|lint|kernels|peers" >&2
         exit 2
         ;;
 esac

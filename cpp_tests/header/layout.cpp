@@ -40,7 +40,7 @@ AT(pita_latency_t, p90_ns, 16);
 AT(pita_latency_t, p99_ns, 24);
 AT(pita_latency_t, max_ns, 32);
 
-SIZE(pita_stats_t, 184);
+SIZE(pita_stats_t, 192);
 AT(pita_stats_t, struct_size, 0);
 AT(pita_stats_t, stored, 8);
 AT(pita_stats_t, appended, 16);
@@ -56,6 +56,7 @@ AT(pita_stats_t, bytes_sent, 88);
 AT(pita_stats_t, bytes_received, 96);
 AT(pita_stats_t, store_latency, 104);
 AT(pita_stats_t, round_trip_latency, 144);
+AT(pita_stats_t, kernel, 184);
 #endif
 
 VALUE(PITA_OK, 0);

@@ -25,6 +25,9 @@ class Environment {
             }
         }
         for (const auto &[variable, value] : variables) {
+            if (const char *before = std::getenv(variable.c_str())) {
+                before_[variable] = before;
+            }
             setenv(variable.c_str(), value.c_str(), 1);
             set_.push_back(variable);
         }

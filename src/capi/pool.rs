@@ -6,6 +6,7 @@ use super::args;
 use super::boundary::guard;
 use super::extensible::{self, Extensible};
 use crate::error::pita_status_t;
+use crate::metrics::{self, kernel};
 use crate::redis::{self, Config, Latency};
 
 /// What the pool has done since it was opened. The counters count records, unless said otherwise.
@@ -45,9 +46,11 @@ pub struct pita_stats_t {
     pub store_latency: Latency,
     /// Round trips to Redis.
     pub round_trip_latency: Latency,
+    /// What computes: "avx512", "avx2", "neon" or "scalar". A constant of the library's.
+    pub kernel: *const c_char,
 }
 
-// SAFETY: integers only, so all zero is valid; `struct_size` comes first.
+// SAFETY: integers and a pointer, so all zero is valid; `struct_size` comes first.
 unsafe impl Extensible for pita_stats_t {
     const NAME: &'static str = "out";
     const FIRST_SIZE: usize = size_of::<pita_stats_t>();
@@ -61,7 +64,7 @@ unsafe impl Extensible for pita_stats_t {
 /// @param url  Where Redis is, and the options; see "Connection URLs" above. NULL: from the environment.
 ///
 /// @return PITA_OK; PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes); PITA_ERR_CONFIG (`url` or
-///         a variable cannot be understood, asks for what is not supported yet, or the pool is open with other settings);
+///         a variable, PITA_KERNEL and PITA_NUM_THREADS among them, cannot be understood, asks for what is not supported yet, or the pool is open with other settings);
 ///         PITA_ERR_PANIC.
 ///
 /// Blocks: no. Since: 0.1.0.
@@ -73,6 +76,7 @@ pub unsafe extern "C" fn pita_redis_open(url: *const c_char) -> pita_status_t {
             Some(url) => Config::from_url(url)?,
             None => Config::from_env()?,
         };
+        metrics::check_environment()?;
         redis::open(config)
     })
 }
@@ -149,6 +153,7 @@ pub unsafe extern "C" fn pita_redis_stats(out: *mut pita_stats_t) -> pita_status
             bytes_received: now.bytes_received,
             store_latency: now.store_calls,
             round_trip_latency: now.round_trips,
+            kernel: kernel::chosen().c_name.as_ptr(),
         };
         // SAFETY: the caller's promise.
         unsafe { extensible::write(out, &stats) }

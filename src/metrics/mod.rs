@@ -1,10 +1,15 @@
 //! Logits in, [`Metrics`] out. Knows nothing of Redis or C.
 
-mod kernel;
+pub mod kernel;
 mod row;
+mod spread;
 mod state;
 
+use crate::error::Result;
+use kernel::{Kernel, Plan};
 pub use row::{Bits16, Bits32, Row};
+pub use spread::compute_all;
+pub use state::State;
 
 /// The three numbers of one token, as they are stored and taken. What was not asked for is 0.
 ///
@@ -54,21 +59,18 @@ pub struct Job<'a> {
     pub wanted: Wanted,
 }
 
-/// Computes each request; the results are in the order of `jobs`.
-pub fn compute_all(jobs: &[Job<'_>]) -> Vec<Metrics> {
-    jobs.iter().map(compute).collect()
+/// Whether the environment variables that concern the computing make sense.
+pub fn check_environment() -> Result<()> {
+    kernel::asked_for()?;
+    spread::thread_cap()?;
+    Ok(())
 }
 
 /// Computes one request on the calling thread.
-fn compute(job: &Job<'_>) -> Metrics {
+fn compute(job: &Job<'_>, kernel: &Kernel) -> Metrics {
     // The temperature only shows in log_norm_temp: without that, 1 saves the kernel an exponential.
     let temperature = if job.wanted.normalization { f64::from(job.temperature) } else { 1.0 };
-    let kernel = kernel::best();
-    let state = match job.row {
-        Row::F32(row) => (kernel.f32)(row, temperature),
-        Row::F16(row) => (kernel.f16)(row, temperature),
-        Row::Bf16(row) => (kernel.bf16)(row, temperature),
-    };
+    let state = kernel.reduce(job.row, Plan { temperature, entropy: job.wanted.entropy });
     let all = state.finish(temperature);
     Metrics {
         log_norm: if job.wanted.normalization { all.log_norm } else { 0.0 },

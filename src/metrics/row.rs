@@ -16,6 +16,21 @@ pub enum Row<'a> {
     Bf16(&'a [Bits16]),
 }
 
+impl Row<'_> {
+    /// Elements in the row.
+    pub fn len(&self) -> usize {
+        match self {
+            Row::F32(row) => row.len(),
+            Row::F16(row) | Row::Bf16(row) => row.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// An f16 as the f32 of the same value.
 pub fn f16_to_f32(half: u16) -> f32 {
     let sign = u32::from(half >> 15) << 31;

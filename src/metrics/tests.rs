@@ -6,6 +6,7 @@ use super::row::{bf16_to_f32, f16_to_f32};
 use super::*;
 
 const ALL: Wanted = Wanted { normalization: true, entropy: true };
+const INF: f32 = f32::INFINITY;
 
 /// The metrics in two passes, as the formulas say: log p = x - max - log1p(the sum without one copy of the maximum),
 /// entropy = - sum of p log p. No term is negative, so nothing cancels.
@@ -39,26 +40,44 @@ fn f32_bits(row: &[f32]) -> Vec<Bits32> {
     row.iter().map(|x| x.to_ne_bytes()).collect()
 }
 
-fn metrics_of(row: &[f32], temperature: f32) -> Metrics {
-    compute(&Job { row: Row::F32(&f32_bits(row)), temperature, wanted: ALL })
+fn job(row: Row<'_>, temperature: f32) -> Job<'_> {
+    Job { row, temperature, wanted: ALL }
 }
 
-/// Equal to 1e-12: the logsumexps absolute or relative, entropy relative however small; where not finite the same.
-fn is_close(found: Metrics, expected: Metrics) -> bool {
-    let close = |found: f64, expected: f64, floor: f64| {
-        found == expected
-            || (found.is_nan() && expected.is_nan())
-            || (found - expected).abs() <= 1e-12 * expected.abs().max(floor)
+/// How far a kernel may be off: the logsumexps absolute or relative, the entropy relative however small it is.
+struct Tolerance {
+    log_norm: f64,
+    entropy: f64,
+}
+
+fn tolerance(kernel: &Kernel) -> Tolerance {
+    match kernel.name() {
+        "scalar" => Tolerance { log_norm: 1e-11, entropy: 1e-11 },
+        _ => Tolerance { log_norm: 3e-7, entropy: 5e-7 },
+    }
+}
+
+/// Whether a kernel's metrics are as expected; where those are not finite, the same.
+fn is_close(kernel: &Kernel, found: Metrics, expected: Metrics) -> bool {
+    let tolerance = tolerance(kernel);
+    let close = |found: f64, expected: f64, by: f64| {
+        found == expected || (found.is_nan() && expected.is_nan()) || (found - expected).abs() <= by
     };
-    close(found.log_norm, expected.log_norm, 1.0)
-        && close(found.log_norm_temp, expected.log_norm_temp, 1.0)
-        && close(found.entropy, expected.entropy, f64::MIN_POSITIVE * 1e12)
+    let log_norm = |expected: f64| tolerance.log_norm * expected.abs().max(1.0);
+    close(found.log_norm, expected.log_norm, log_norm(expected.log_norm))
+        && close(found.log_norm_temp, expected.log_norm_temp, log_norm(expected.log_norm_temp))
+        // Next to the smallest doubles there are not enough digits left.
+        && close(found.entropy, expected.entropy, tolerance.entropy * expected.entropy + 1e-290)
 }
 
+/// Whether every kernel gets the row's metrics right.
 fn check(row: &[f32], temperature: f32) -> std::result::Result<(), TestCaseError> {
-    let (found, expected) = (metrics_of(row, temperature), reference(row, temperature));
-    prop_assert!(is_close(found, expected), "found {found:?}, expected {expected:?}");
-    prop_assert!(found.entropy.is_nan() || found.entropy >= 0.0);
+    let (bits, expected) = (f32_bits(row), reference(row, temperature));
+    for kernel in kernel::available() {
+        let found = compute(&job(Row::F32(&bits), temperature), kernel);
+        prop_assert!(is_close(kernel, found, expected), "{}: found {found:?}, expected {expected:?}", kernel.name());
+        prop_assert!(found.entropy.is_nan() || found.entropy >= 0.0, "{}: entropy {}", kernel.name(), found.entropy);
+    }
     Ok(())
 }
 
@@ -68,52 +87,173 @@ fn logit() -> impl Strategy<Value = f32> {
         8 => -30f32..30.0,
         2 => -1e4f32..1e4,
         1 => any::<f32>(),
-        1 => Just(f32::NEG_INFINITY),
+        1 => Just(-INF),
     ]
+}
+
+fn temperature() -> impl Strategy<Value = f32> {
+    prop_oneof![Just(1.0), (2u8..=8).prop_map(|n| 1.0 / f32::from(n)), 0.01f32..100.0]
+}
+
+/// Lengths up to 10,000: short ones and those next to a power of two more often.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![1..130usize, (1u32..14, 0usize..3).prop_map(|(n, d)| (1 << n) + d - 1), 1..10_000usize]
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Random(f32),
+    Offset(f32),
+    Flat(f32),
+    Peaked(f32),
+    Ascending,
+    Descending,
+    Masked,
+    /// One element above many equal ones.
+    Step(f32),
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    prop_oneof![
+        (0.1f32..1e4).prop_map(Shape::Random),
+        prop::sample::select(vec![1e4f32, -1e4, 5e5, -5e5]).prop_map(Shape::Offset),
+        prop::sample::select(vec![0f32, 1.0, -3.5, 12.25, 1e4, -5e5]).prop_map(Shape::Flat),
+        (1f32..500.0).prop_map(Shape::Peaked),
+        Just(Shape::Ascending),
+        Just(Shape::Descending),
+        Just(Shape::Masked),
+        (1f32..100.0).prop_map(Shape::Step),
+    ]
+}
+
+fn shaped(shape: Shape, length: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed | 1);
+    let mut row: Vec<f32> = (0..length).map(|_| random.normal() * 3.0).collect();
+    let at = random.next() as usize % length;
+    match shape {
+        Shape::Random(scale) => row.iter_mut().for_each(|x| *x *= scale),
+        Shape::Offset(offset) => row.iter_mut().for_each(|x| *x += offset),
+        Shape::Flat(value) => row.fill(value),
+        Shape::Peaked(height) => row[at] += height,
+        Shape::Ascending => row.sort_by(f32::total_cmp),
+        Shape::Descending => row.sort_by(|a, b| f32::total_cmp(b, a)),
+        Shape::Masked => row.iter_mut().filter(|_| !random.next().is_multiple_of(10)).for_each(|x| *x = -INF),
+        Shape::Step(height) => {
+            row.fill(0.0);
+            row[at] = height;
+        }
+    }
+    row
+}
+
+/// xorshift64: reproducible from a seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Roughly normal: the sum of twelve uniform numbers.
+    fn normal(&mut self) -> f32 {
+        (0..12).map(|_| (self.next() >> 40) as f32 / (1 << 24) as f32).sum::<f32>() - 6.0
+    }
 }
 
 proptest! {
     #[test]
-    fn rows_of_any_kind(row in prop::collection::vec(logit(), 1..300), temperature in 0.01f32..10.0) {
+    fn rows_of_any_kind(row in prop::collection::vec(logit(), 1..300), temperature in temperature()) {
         check(&row, temperature)?;
     }
 
     #[test]
     fn finite_rows_at_any_offset(
-        row in prop::collection::vec(-20f32..20.0, 1..2000), offset in -5e5f32..5e5, temperature in 0.05f32..4.0,
+        row in prop::collection::vec(-20f32..20.0, 1..2000), offset in -5e5f32..5e5, temperature in temperature(),
     ) {
         check(&row.iter().map(|x| x + offset).collect::<Vec<_>>(), temperature)?;
     }
 
+    /// The shapes that are hard on speed or precision.
+    #[test]
+    fn shaped_rows(shape in shape(), length in length(), seed in any::<u64>(), temperature in temperature()) {
+        check(&shaped(shape, length, seed), temperature)?;
+    }
+
     /// A row's state is that of its parts, wherever it is split.
     #[test]
-    fn split_rows_merge(row in prop::collection::vec(logit(), 1..300), at in 0usize..300, temperature in 0.05f32..4.0) {
-        let temperature = f64::from(temperature);
+    fn split_rows_merge(row in prop::collection::vec(logit(), 1..300), at in 0usize..300, temperature in temperature()) {
         let (left, right) = row.split_at(at.min(row.len()));
-        let [left, right, whole] = [left, right, &row].map(|part| (kernel::best().f32)(&f32_bits(part), temperature));
-        let expected = whole.finish(temperature);
-        for merged in [left.merge(right, temperature), right.merge(left, temperature)] {
-            let found = merged.finish(temperature);
-            prop_assert!(is_close(found, expected), "found {found:?}, expected {expected:?}");
+        let expected = reference(&row, temperature);
+        let temperature = f64::from(temperature);
+        for kernel in kernel::available() {
+            let [left, right] = [left, right]
+                .map(|part| kernel.reduce(Row::F32(&f32_bits(part)), Plan { temperature, entropy: true }));
+            for merged in [left.merge(right, temperature), right.merge(left, temperature)] {
+                let found = merged.finish(temperature);
+                prop_assert!(
+                    is_close(kernel, found, expected), "{}: found {found:?}, expected {expected:?}", kernel.name()
+                );
+            }
         }
     }
 
     #[test]
-    fn sixteen_bit_rows_are_widened_rows(bits in prop::collection::vec(any::<u16>(), 1..300), temperature in 0.1f32..4.0) {
+    fn sixteen_bit_rows_are_widened_rows(bits in prop::collection::vec(any::<u16>(), 1..300), temperature in temperature()) {
         let bytes: Vec<Bits16> = bits.iter().map(|bits| bits.to_ne_bytes()).collect();
         let f16 = bits.iter().map(|&bits| f16_to_f32(bits));
         let bf16 = bits.iter().map(|&bits| bf16_to_f32(bits));
         for (row, wide) in [(Row::F16(&bytes), f16.collect::<Vec<_>>()), (Row::Bf16(&bytes), bf16.collect())] {
-            let found = compute(&Job { row, temperature, wanted: ALL });
-            let expected = metrics_of(&wide, temperature);
-            prop_assert!(is_close(found, expected), "found {found:?}, expected {expected:?}");
+            let expected = reference(&wide, temperature);
+            for kernel in kernel::available() {
+                let found = compute(&job(row, temperature), kernel);
+                prop_assert!(
+                    is_close(kernel, found, expected), "{}: found {found:?}, expected {expected:?}", kernel.name()
+                );
+            }
+        }
+    }
+}
+
+/// `make test-kernels` reads this.
+#[test]
+fn says_which_kernels_it_runs() {
+    let names: Vec<&str> = kernel::available().map(Kernel::name).collect();
+    println!("kernels of this machine: {}", names.join(" "));
+    assert_eq!(names.last(), Some(&"scalar"));
+}
+
+/// The sizes of real vocabularies, and the largest that is promised, in every shape.
+#[test]
+fn large_rows() {
+    let shapes = [
+        Shape::Random(1.0),
+        Shape::Random(1e3),
+        Shape::Offset(5e5),
+        Shape::Flat(-3.5),
+        Shape::Peaked(40.0),
+        Shape::Peaked(300.0),
+        Shape::Ascending,
+        Shape::Descending,
+        Shape::Masked,
+        Shape::Step(20.0),
+    ];
+    for (i, shape) in shapes.into_iter().enumerate() {
+        for length in [32_000, 128_256, 262_144] {
+            let row = shaped(shape, length, 7 * i as u64 + 1);
+            for temperature in [1.0, 0.25, 0.7] {
+                if let Err(error) = check(&row, temperature) {
+                    panic!("{shape:?} x {length}, temperature {temperature}: {error}");
+                }
+            }
         }
     }
 }
 
 #[test]
 fn special_rows() {
-    const INF: f32 = f32::INFINITY;
     let nan = Metrics::nan();
     let all = |log_norm| Metrics { log_norm, log_norm_temp: log_norm, entropy: f64::NAN };
     let cases: [(&[f32], Metrics); 9] = [
@@ -128,35 +268,48 @@ fn special_rows() {
         (&[INF, f32::NAN], nan),
     ];
     for (row, expected) in cases {
-        let found = metrics_of(row, 0.5);
-        assert!(is_close(found, expected), "{row:?}: found {found:?}, expected {expected:?}");
-        let mut reversed = row.to_vec();
-        reversed.reverse();
-        assert!(is_close(metrics_of(&reversed, 0.5), expected), "{reversed:?}");
+        // Also further inside a row than a vector or a block is long.
+        for padding in [0, 3, 40, 2000] {
+            let mut row = [&vec![-INF; padding], row, &vec![-INF; padding]].concat();
+            for kernel in kernel::available() {
+                for _ in 0..2 {
+                    let found = compute(&job(Row::F32(&f32_bits(&row)), 0.5), kernel);
+                    let name = kernel.name();
+                    assert!(
+                        is_close(kernel, found, expected),
+                        "{name}: {row:?}: found {found:?}, expected {expected:?}"
+                    );
+                    row.reverse();
+                }
+            }
+        }
     }
 }
 
 #[test]
 fn a_peaked_row_keeps_its_entropy() {
     // p = 1 - 3e-40 and three of 1e-40: logsumexp minus the mean logit would give 0, or less.
-    let far = -40.0 * std::f64::consts::LN_10;
-    let mut row = [far as f32; 4];
-    row[2] = 0.0;
-    let d = f64::from(far as f32);
-    let expected = 3.0 * d.exp() * (1.0 - d);
-    let found = metrics_of(&row, 1.0).entropy;
-    assert!((found / expected - 1.0).abs() < 1e-14, "found {found:e}, expected {expected:e}");
+    let far = (-40.0 * std::f64::consts::LN_10) as f32;
+    let bits = f32_bits(&[far, far, 0.0, far]);
+    let expected = 3.0 * f64::from(far).exp() * (1.0 - f64::from(far));
+    for kernel in kernel::available() {
+        let found = compute(&job(Row::F32(&bits), 1.0), kernel).entropy;
+        let error = (found / expected - 1.0).abs();
+        assert!(error < tolerance(kernel).entropy, "{}: found {found:e}, expected {expected:e}", kernel.name());
+    }
 }
 
 #[test]
 fn what_is_not_wanted_is_zero() {
     let row = f32_bits(&[1.0, 2.0, 3.0]);
-    let all = metrics_of(&[1.0, 2.0, 3.0], 0.25);
-    let only = |normalization, entropy| {
-        compute(&Job { row: Row::F32(&row), temperature: 0.25, wanted: Wanted { normalization, entropy } })
-    };
-    assert_eq!(only(true, false), Metrics { entropy: 0.0, ..all });
-    assert_eq!(only(false, true), Metrics { entropy: all.entropy, ..Metrics::default() });
+    for kernel in kernel::available() {
+        let all = compute(&job(Row::F32(&row), 0.25), kernel);
+        let only = |normalization, entropy| {
+            compute(&Job { wanted: Wanted { normalization, entropy }, ..job(Row::F32(&row), 0.25) }, kernel)
+        };
+        assert_eq!(only(true, false), Metrics { entropy: 0.0, ..all });
+        assert_eq!(only(false, true), Metrics { entropy: all.entropy, ..Metrics::default() });
+    }
 }
 
 #[test]
@@ -172,5 +325,47 @@ fn every_f16_widens_to_its_value() {
         let expected = if sign == 1 { -magnitude } else { magnitude };
         let found = f64::from(f16_to_f32(bits));
         assert!(found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()), "{bits:#06x}");
+    }
+}
+
+/// Rows that end where the readable memory does: a read past the end would be a SIGSEGV.
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_is_read_past_a_row() {
+    let page = GuardedPage::new();
+    for length in 1..=2000 {
+        for kernel in kernel::available() {
+            let plan = Plan { temperature: 0.7, entropy: true };
+            for row in [Row::F32(page.last(length)), Row::F16(page.last(length)), Row::Bf16(page.last(length))] {
+                let found = kernel.reduce(row, plan).finish(0.7).entropy;
+                assert!((found - (length as f64).ln()).abs() < 1e-6, "{} x {length}: {found}", kernel.name());
+            }
+        }
+    }
+}
+
+/// Readable memory, all zero, and unreadable memory behind it.
+#[cfg(target_os = "linux")]
+struct GuardedPage(*const u8);
+
+#[cfg(target_os = "linux")]
+impl GuardedPage {
+    const SIZE: usize = 1 << 16;
+
+    fn new() -> Self {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, of which nobody has a reference; its second half is made unreadable.
+        unsafe {
+            let page = libc::mmap(std::ptr::null_mut(), 2 * Self::SIZE, libc::PROT_READ, flags, -1, 0);
+            assert_ne!(page, libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(page.byte_add(Self::SIZE), Self::SIZE, libc::PROT_NONE), 0);
+            GuardedPage(page.cast())
+        }
+    }
+
+    /// The last `length` elements of N bytes.
+    fn last<const N: usize>(&self, length: usize) -> &[[u8; N]] {
+        // SAFETY: within the readable half, which is there until the process ends.
+        unsafe { std::slice::from_raw_parts(self.0.add(Self::SIZE - length * N).cast(), length) }
     }
 }

@@ -1,19 +1,15 @@
 //! The portable kernel: double precision throughout, one element at a time.
 
-use super::Kernel;
-use crate::metrics::row::{bf16_to_f32, f16_to_f32};
+use super::element::{Bf16, Element, F16, F32};
+use super::{Kernel, Plan};
 use crate::metrics::state::State;
 
-pub const KERNEL: Kernel = Kernel {
-    f32: |row, temperature| reduce(row, temperature, f32::from_ne_bytes),
-    f16: |row, temperature| reduce(row, temperature, |bits| f16_to_f32(u16::from_ne_bytes(bits))),
-    bf16: |row, temperature| reduce(row, temperature, |bits| bf16_to_f32(u16::from_ne_bytes(bits))),
-};
+pub const KERNEL: Kernel = Kernel { c_name: c"scalar", f32: reduce::<F32>, f16: reduce::<F16>, bf16: reduce::<Bf16> };
 
-fn reduce<Bits: Copy>(row: &[Bits], temperature: f64, widen: impl Fn(Bits) -> f32) -> State {
+fn reduce<E: Element>(row: &[E::Bits], plan: Plan) -> State {
     let mut state = State::EMPTY;
     for &bits in row {
-        state.push(f64::from(widen(bits)), temperature);
+        state.push(f64::from(E::widen(bits)), plan.temperature);
     }
     state
 }
