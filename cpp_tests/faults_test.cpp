@@ -9,6 +9,7 @@
 #include "support/blocked_call.hpp"
 #include "support/closed_port.hpp"
 #include "support/eventually.hpp"
+#include "support/logits.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
 
@@ -95,12 +96,7 @@ TEST(NobodyListens, FailsEveryRequestOfABatch) {
     const float logits[] = {1, 2};
     const char *ids[] = {"a", ""};
     pita_status_t statuses[] = {1, 1};
-    pita_batch_t batch = {};
-    batch.struct_size = sizeof batch;
-    batch.logits = logits;
-    batch.device = PITA_DEVICE_CPU;
-    batch.rows = batch.len = 2;
-    batch.vocab_size = batch.row_stride = 1;
+    pita_batch_t batch = batch_over(logits, PITA_DTYPE_F32, 2, 1);
     batch.req_ids = ids;
     batch.statuses = statuses;
     EXPECT_FAILS(PITA_ERR_UNAVAILABLE, pita_store_logits_metrics_batch(&batch), "entry 0");
@@ -217,12 +213,7 @@ TEST_F(LostAnswer, OfABatchIsToldForEachRequest) {
         const float logits[] = {1, 2};
         const char *ids[] = {"appended", "indexed"};
         const std::int64_t token_indices[] = {-1, 0};
-        pita_batch_t batch = {};
-        batch.struct_size = sizeof batch;
-        batch.logits = logits;
-        batch.device = PITA_DEVICE_CPU;
-        batch.rows = batch.len = 2;
-        batch.vocab_size = batch.row_stride = 1;
+        pita_batch_t batch = batch_over(logits, PITA_DTYPE_F32, 2, 1);
         batch.req_ids = ids;
         batch.token_indices = token_indices;
         batch.statuses = statuses;

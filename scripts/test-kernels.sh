@@ -6,7 +6,7 @@ target=aarch64-unknown-linux-gnu
 
 # The kernels whose tests a run says it ran.
 ran() {
-    sed -n 's/^kernels of this machine: //p'
+    sed -n 's/.*kernels of this machine: //p'
 }
 
 native=$(cargo test --locked --release --lib metrics:: -- --nocapture | tee /dev/stderr | ran)
@@ -21,7 +21,6 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64
 # With Debian's shared libc for cross compiling, qemu 7.2 hangs when a thread is started.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
-
 emulated=$(RUSTC=$rustc cargo test --locked --release --target $target --target-dir target/aarch64 --lib metrics:: \
     -- --nocapture | tee /dev/stderr | ran)
 

@@ -64,8 +64,8 @@ unsafe impl Extensible for pita_stats_t {
 /// @param url  Where Redis is, and the options; see "Connection URLs" above. NULL: from the environment.
 ///
 /// @return PITA_OK; PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes); PITA_ERR_CONFIG (`url` or
-///         a variable, PITA_KERNEL and PITA_NUM_THREADS among them, cannot be understood, asks for what is not supported yet, or the pool is open with other settings);
-///         PITA_ERR_PANIC.
+///         a variable, PITA_KERNEL and PITA_NUM_THREADS among them, cannot be understood or asks for what is not
+///         supported yet, or the pool is open with other settings); PITA_ERR_PANIC.
 ///
 /// Blocks: no. Since: 0.1.0.
 #[unsafe(no_mangle)]
