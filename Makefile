@@ -2,6 +2,7 @@
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+FUZZ_SECONDS ?= 60
 CONFIGURE = cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX:PATH="$(PREFIX)" \
 	-DPITA_REDIS_CARGO_TARGET_DIR="$(CURDIR)/target"
 
@@ -12,6 +13,7 @@ help:
 	@echo 'make demo      an engine stores metrics of its tokens, a sampler takes and shows them'
 	@echo 'make test      all tests: Rust, C++, valgrind, the installed package'
 	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
+	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make bench     the kernels against a plain sum, a two-pass kernel, and numpy and torch where there are any'
 	@echo 'make bench-peers   installs numpy and torch for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
@@ -40,6 +42,11 @@ test:
 test-kernels:
 	@scripts/setup.sh kernels
 	@scripts/test-kernels.sh
+
+.PHONY: fuzz
+fuzz:
+	@scripts/setup.sh fuzz
+	@scripts/fuzz.sh "$(FUZZ_SECONDS)"
 
 .PHONY: bench
 bench:

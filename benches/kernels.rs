@@ -17,15 +17,19 @@ fn main() {
     println!("{}", machine());
     println!("clock {ghz:.2} GHz, measured; 1 x {VOCABULARY} logits, hot in cache, unless said\n");
     let random = random_row(VOCABULARY);
-    let bytes = Bytes::of(&random);
+    let cycles = |us: f64| us * 1e3 * ghz / VOCABULARY as f64;
 
     println!("{:<44} {:>9} {:>15} {:>7}", "", "us", "cycles/element", "GB/s");
     let line = |name: &str, us: f64, bytes_each: usize| {
-        let (cycles, rate) = (us * 1e3 * ghz / VOCABULARY as f64, (VOCABULARY * bytes_each) as f64 / us / 1e3);
-        println!("{name:<44} {us:>9.1} {cycles:>15.3} {rate:>7.1}");
+        let rate = (VOCABULARY * bytes_each) as f64 / us / 1e3;
+        println!("{name:<44} {us:>9.1} {:>15.3} {rate:>7.1}", cycles(us));
     };
     line("peer: plain sum of f32, the read limit", median_us(|| peers::sum(&random)), 4);
-    line("peer: two passes, logsumexp only, f32", median_us(|| peers::logsumexp(&random)), 4);
+    if let Some(logsumexp) = peers::logsumexp() {
+        line("peer: AVX2, two passes, logsumexp only, f32", median_us(|| logsumexp(&random)), 4);
+    }
+    let bytes = Bytes::of(&random);
+    let [mut quarter, mut any, mut sixteen_bit] = [f64::NAN; 3];
     for kernel in kernel::available() {
         for (what, row, temperature) in [
             ("f32, T = 1", Row::F32(&bytes.f32), 1.0),
@@ -36,14 +40,35 @@ fn main() {
             ("f16, T = 1/4", Row::F16(&bytes.f16), 0.25),
         ] {
             let us = median_us(|| reduce(kernel, row, temperature));
-            let bytes_each = if matches!(row, Row::F32(_)) { 4 } else { 2 };
-            line(&format!("{}: all three outputs, {what}", kernel.name()), us, bytes_each);
+            line(
+                &format!("{}: all three outputs, {what}", kernel.name()),
+                us,
+                if what.starts_with("f32") { 4 } else { 2 },
+            );
+            if std::ptr::eq(kernel, kernel::chosen()) {
+                match what {
+                    "f32, T = 1/4" => quarter = us,
+                    "f32, any T" => any = us,
+                    "bf16, T = 1/4" | "f16, T = 1/4" => sixteen_bit = us.max(sixteen_bit),
+                    _ => {}
+                }
+            }
         }
     }
 
     shapes(&random);
-    threads();
-    python(median_us(|| reduce(kernel::chosen(), Row::F32(&bytes.f32), 0.25)));
+    let share = threads();
+    let [eager, pita] = python(quarter);
+
+    println!("\n| {} | goal | reached |\n|---|---|---|", kernel::chosen().name());
+    println!("| 1 x {VOCABULARY} f32, T = 1/4, hot | 0.95 cycles/element | {:.2} |", cycles(quarter));
+    println!("| the same, any T | 1.6 | {:.2} |", cycles(any));
+    println!("| bf16, f16 | 1.05 | {:.2} |", cycles(sixteen_bit));
+    for (what, goal, us) in [("torch eager, three outputs", 15, eager), ("PITA's way in torch", 40, pita)] {
+        let ratio = us.map_or("not installed".into(), |us| format!("{:.1} times", us / quarter));
+        println!("| {what}, one thread | {goal} times as long as ours | {ratio} |");
+    }
+    println!("| {BATCH} rows from memory, two threads | 0.7 of a plain sum's rate | {share:.2} |");
 }
 
 fn reduce(kernel: &Kernel, row: Row<'_>, temperature: f64) -> f64 {
@@ -81,8 +106,8 @@ fn shapes(random: &[f32]) {
     }
 }
 
-/// A batch larger than most caches, on as many threads as the library takes for it.
-fn threads() {
+/// A batch larger than most caches, on as many threads as the library takes for it: the share of a plain sum's rate.
+fn threads() -> f64 {
     let rows: Vec<f32> = random_row(BATCH * VOCABULARY);
     let bytes = Bytes::of(&rows).f32;
     let wanted = Wanted { normalization: true, entropy: true };
@@ -95,18 +120,21 @@ fn threads() {
     println!("\n{BATCH} x {VOCABULARY} f32, {:.0} MB, T = 1/4", gb * 1e3);
     println!("  peer: plain sum on two threads {sum:>9.1} GB/s");
     println!("  ours, on up to {cpus} threads      {ours:>9.1} GB/s, {:.2} of the sum's", ours / sum);
+    ours / sum
 }
 
-/// numpy and torch, where a Python that has them is found; `make bench-peers` makes one.
-fn python(ours_us: f64) {
+/// numpy and torch, where a Python that has them is found; `make bench-peers` makes one. Returns the microseconds of torch
+/// eager and of PITA's way.
+fn python(ours_us: f64) -> [Option<f64>; 2] {
     println!("\nPython, one thread, the same row; ours is {ours_us:.1} us");
     let times = peers::python(VOCABULARY);
     if times.is_empty() {
         println!("  none found: `make bench-peers` installs numpy and torch into target/peers");
     }
-    for (name, us) in times {
+    for (name, us) in &times {
         println!("  peer: {name:<56} {us:>9.1} us, {:>6.1} times ours", us / ours_us);
     }
+    ["eager", "PITA"].map(|word| times.iter().find(|(name, _)| name.contains(word)).map(|&(_, us)| us))
 }
 
 /// A row in every element type.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup.sh build|demo|test|lint|kernels|peers: installs what that task needs and this machine lacks, from Debian's packages.
+# setup.sh build|demo|test|lint|kernels|fuzz|peers: installs what that task needs and this machine lacks, from Debian's packages.
 set -eu
 task=${1-}
 
@@ -49,6 +49,10 @@ need_kernels() {
 
 has_rust_std() {
     test -d "$1/lib/rustlib/aarch64-unknown-linux-gnu"
+}
+
+need_fuzz() {
+    need g++ has c++
 }
 
 need_peers() {
@@ -131,9 +135,9 @@ need_lint() {
 
 need_cargo
 case $task in
-    build | demo | test | lint | kernels | peers) "need_$task" ;;
+    build | demo | test | lint | kernels | fuzz | peers) "need_$task" ;;
     *)
-        echo "usage: $0 build|demo|test|lint|kernels|peers" >&2
+        echo "usage: $0 build|demo|test|lint|kernels|fuzz|peers" >&2
         exit 2
         ;;
 esac

@@ -80,4 +80,6 @@ fn compute(job: &Job<'_>, kernel: &Kernel) -> Metrics {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -29,6 +29,15 @@ impl Row<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The elements, each as the f32 of the same value.
+    pub fn widened(&self) -> Vec<f32> {
+        match self {
+            Row::F32(row) => row.iter().map(|&bits| f32::from_ne_bytes(bits)).collect(),
+            Row::F16(row) => row.iter().map(|&bits| f16_to_f32(u16::from_ne_bytes(bits))).collect(),
+            Row::Bf16(row) => row.iter().map(|&bits| bf16_to_f32(u16::from_ne_bytes(bits))).collect(),
+        }
+    }
 }
 
 /// An f16 as the f32 of the same value.

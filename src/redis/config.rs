@@ -124,7 +124,7 @@ impl Config {
         }
         // Of a password that was not written as a URL wants it, the rest is found in these parts.
         let is_unix = url.scheme().ends_with("unix");
-        if !is_unix && (url.path().contains('@') || url.query().is_some_and(|query| query.contains('@'))) {
+        if !is_unix && behind_host(text).contains('@') {
             let how = "before it, write '/' as %2F and '?' as %3F; behind it, '@' as %40";
             return Err(Error::config(format!("the URL has an '@' behind its host: {how}")));
         }
@@ -244,6 +244,12 @@ impl Config {
     }
 }
 
+/// What follows the authority of a URL, as it was written: `Url` resolves dots in its path, which would hide some of it.
+fn behind_host(url: &str) -> &str {
+    let authority = url.find("//").map_or(0, |at| at + 2);
+    url[authority..].find(['/', '?', '#']).map_or("", |at| &url[authority + at..])
+}
+
 /// A parameter's name as a message may show it. One that looks like no name may be the rest of a password.
 fn shown(name: &str) -> String {
     let is_name = name.len() <= 32 && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
@@ -277,7 +283,10 @@ fn db(name: &str, text: &str) -> Result<u32> {
 /// A host name or address from a variable.
 fn host(name: &str, text: Option<String>) -> Result<String> {
     let host = text.unwrap_or_else(|| "localhost".into());
-    if host.contains([':', '/', '@']) && host.parse::<Ipv6Addr>().is_err() {
+    if host.contains('@') {
+        return Err(Error::config(format!("{name} has an '@' in it: must be a host name or address alone")));
+    }
+    if host.contains([':', '/']) && host.parse::<Ipv6Addr>().is_err() {
         return Err(Error::config(format!("{name} is {host:?}: must be a host name or address alone")));
     }
     Ok(host)
@@ -343,10 +352,12 @@ mod tests {
 
     #[test]
     fn a_host_is_a_host_alone() {
-        for host in ["127.0.0.1:6379", "redis://h", "user@h"] {
+        for host in ["127.0.0.1:6379", "redis://h"] {
             let error = env(&[("REDIS_HOST", host)]).unwrap_err();
             assert!(error.message.contains("REDIS_HOST is"), "{error}");
         }
+        let error = env(&[("REDIS_HOST", "user:secret@h")]).unwrap_err();
+        assert!(error.message.contains("REDIS_HOST has an '@'") && !error.message.contains("secret"), "{error}");
         assert_eq!(env(&[("REDIS_HOST", "::1")]).unwrap(), tcp("::1", 6379));
     }
 
@@ -429,6 +440,7 @@ mod tests {
             "redis://user:12/cret@host",
             "redis://user:12/se?cret@host",
             "redis://user:12?cret=x@host",
+            "redis://user:/cret/@host/%2E.?",
             "redis://user:12?timeout_ms=cret@h",
             "redis://user:1?write=cret@h",
             "redis://user:12/cret?x@h",

@@ -31,6 +31,11 @@ const OUTLIER: f64 = 25.0;
 /// Added to a square, it keeps the product a normal number (subnormal ones are slow) and is too little to matter.
 const TINY: f32 = 1e-30;
 
+/// The relative error of an exponential at most, and what of it a logsumexp may keep: absolute, or relative to itself. The
+/// rest of what is promised is left for the rounding of sums.
+const EXP_ERROR: f64 = 2e-7;
+const MAX_ERROR: f64 = 2.5e-7;
+
 /// No vector has more lanes.
 const MAX_LANES: usize = 16;
 
@@ -75,21 +80,36 @@ pub trait Compiled {
 /// # Safety
 /// As for [`Compiled`].
 pub unsafe fn reduce_as_planned<C: Compiled, E: Element>(row: &[E::Bits], plan: Plan) -> State {
+    let way = temp(plan.temperature);
     macro_rules! reduce {
-        ($($temp:pat => $way:expr),*) => {
-            match temp(plan.temperature) {
+        ($($temp:pat => $instance:expr),*) => {
+            match way {
                 // SAFETY: the caller's promise.
                 $($temp => unsafe {
                     if plan.entropy {
-                        reduce::<C, E, true, { $way }>(row, plan.temperature)
+                        reduce::<C, E, true, { $instance }>(row, plan.temperature)
                     } else {
-                        reduce::<C, E, false, { $way }>(row, plan.temperature)
+                        reduce::<C, E, false, { $instance }>(row, plan.temperature)
                     }
                 },)*
             }
         };
     }
-    reduce!(NO_TEMP => NO_TEMP, 2 => 2, 3 => 3, 4 => 4, 5 => 5, 6 => 6, 7 => 7, 8 => 8, _ => ANY_TEMP)
+    let state = reduce!(NO_TEMP => NO_TEMP, 2 => 2, 3 => 3, 4 => 4, 5 => 5, 6 => 6, 7 => 7, 8 => 8, _ => ANY_TEMP);
+    if way == ANY_TEMP || !is_coarse(&state, plan.temperature, way) {
+        return state;
+    }
+    // SAFETY: the caller's promise.
+    let exact = unsafe { reduce::<C, E, false, ANY_TEMP>(row, plan.temperature) };
+    State { sum_temp: exact.sum_temp, ..state }
+}
+
+/// Whether log_norm_temp may be off by too much, because a power has as many times the error of its base. That takes a
+/// log_norm_temp next to 0 and few elements next to the maximum, so it is rare.
+fn is_coarse(state: &State, temperature: f64, power: u32) -> bool {
+    let log_norm_temp = state.max / temperature + state.sum_temp.ln_1p();
+    let error = f64::from(power) * EXP_ERROR * state.sum_temp / (1.0 + state.sum_temp);
+    error > MAX_ERROR * log_norm_temp.abs().max(1.0)
 }
 
 /// # Safety
@@ -198,9 +218,41 @@ pub struct Frame {
     magic: f32,
     /// exp(peak) in that unit, as the kernel would compute it.
     top: f64,
-    /// 1 / temperature, and what it differs from the next whole number.
-    inverse_temp: f32,
+    /// What 1 / temperature differs from the next whole number.
     inverse_temp_rest: f32,
+    scaling: Scaling,
+}
+
+/// How an element is taken apart for exp(x / temperature): x / temperature = steps (step + step_rest) + r.
+#[derive(Clone, Copy)]
+struct Scaling {
+    /// 1 / temperature.
+    inverse: f32,
+    /// Of x, how far below the maximum counts.
+    deepest: f32,
+    /// Steps of the exponential's table, for x = 1.
+    steps: f32,
+    /// One step of the table, in so few bits that a multiple of it is exact.
+    step: f32,
+    /// What `step` lacks, and what the rounding of `inverse` makes of it.
+    step_rest: f32,
+}
+
+impl Scaling {
+    fn new(temperature: f64, steps: f32) -> Self {
+        let exact = (1.0 / temperature).min(f64::from(f32::MAX));
+        let inverse = exact as f32;
+        let exact_step = std::f64::consts::LN_2 / f64::from(steps);
+        // The upper half of its digits.
+        let step = f32::from_bits((exact_step as f32).to_bits() & !0xfff);
+        Scaling {
+            inverse,
+            deepest: (f64::from(DEEPEST) / exact).min(f64::from(f32::MAX)) as f32,
+            steps: (exact * f64::from(LOG2_E * steps)).min(f64::from(f32::MAX)) as f32,
+            step,
+            step_rest: (exact_step * (f64::from(inverse) / exact) - f64::from(step)) as f32,
+        }
+    }
 }
 
 impl Frame {
@@ -217,8 +269,8 @@ impl Frame {
             peak,
             magic: MAGIC - unit,
             top: (f64::from(peak) * STRETCH - f64::from(unit) * std::f64::consts::LN_2 / f64::from(steps)).exp(),
-            inverse_temp: inverse.min(f64::from(f32::MAX)) as f32,
             inverse_temp_rest: (inverse - inverse.round()) as f32,
+            scaling: Scaling::new(temperature, steps),
         }
     }
 }
@@ -334,10 +386,7 @@ impl<V: Vector> Part<V> {
             }
             if TEMP != NO_TEMP {
                 let term = match TEMP {
-                    ANY_TEMP => {
-                        let scaled = d.sub(V::splat(frame.peak)).mul(V::splat(frame.inverse_temp));
-                        exp(scaled.at_least(V::splat(-DEEPEST)), MAGIC)
-                    }
+                    ANY_TEMP => exp_scaled(d.sub(V::splat(frame.peak)), &frame.scaling),
                     2 | 4 | 8 => power::<V, TEMP>(term),
                     // No f32 is a third: what 1 / temperature is off by comes in to the first order.
                     _ => {
@@ -358,7 +407,28 @@ unsafe fn exp<V: Vector>(d: V, magic: f32) -> V {
     unsafe {
         let shifted = d.mul_add(V::splat(LOG2_E * V::STEPS), V::splat(magic));
         let steps = shifted.sub(V::splat(magic));
-        let r = steps.mul_add(V::splat(-LN_2 / V::STEPS), d);
+        exp_of_parts(shifted, steps.mul_add(V::splat(-LN_2 / V::STEPS), d))
+    }
+}
+
+/// exp(d / temperature) for d <= 0. The quotient is never rounded: far below 0 that would be an error of its own size.
+#[inline(always)]
+unsafe fn exp_scaled<V: Vector>(d: V, by: &Scaling) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let d = d.at_least(V::splat(-by.deepest));
+        let shifted = d.mul_add(V::splat(by.steps), V::splat(MAGIC));
+        let steps = shifted.sub(V::splat(MAGIC));
+        let r = d.mul_add(V::splat(by.inverse), steps.mul(V::splat(-by.step)));
+        exp_of_parts(shifted, steps.mul_add(V::splat(-by.step_rest), r))
+    }
+}
+
+/// 2^(k / STEPS) exp(r), with k from `shifted` = [`MAGIC`] + k.
+#[inline(always)]
+unsafe fn exp_of_parts<V: Vector>(shifted: V, r: V) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
         let scale = V::exp2_steps(shifted);
         scale.mul(r).mul_add(V::exp_factor(r), scale)
     }
