@@ -251,6 +251,17 @@ fn small_rows_are_as_precise_at_every_temperature() {
 }
 
 #[test]
+fn any_temperature_will_do() {
+    for temperature in [f32::MIN_POSITIVE, 1e-36, 1e-20, 1e-5, 1e5, 1e20, f32::MAX] {
+        for row in [&[0.0, -1.0][..], &[f32::MAX, f32::MAX, f32::MIN], &[1e-20, 3e-20, -INF], &[-700.0, -701.5, 12.0]] {
+            if let Err(error) = check(row, temperature) {
+                panic!("{row:?}, temperature {temperature:e}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_peaked_row_keeps_its_entropy() {
     // p = 1 - 3e-40 and three of 1e-40: logsumexp minus the mean logit would give 0, or less.
     let far = (-40.0 * std::f64::consts::LN_10) as f32;

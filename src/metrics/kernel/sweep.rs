@@ -9,10 +9,11 @@
 //! would grow with the distance from it, and the entropy of a peaked row hangs on what is far away.
 
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 
-use super::Plan;
 use super::element::Element;
 use super::vector::{MAGIC, Vector};
+use super::{Plan, scalar};
 use crate::metrics::state::State;
 
 /// Elements that are summed before it is known whether a greater one is among them.
@@ -30,6 +31,9 @@ const DEEPEST: f32 = 80.0;
 const OUTLIER: f64 = 25.0;
 /// Added to a square, it keeps the product a normal number (subnormal ones are slow) and is too little to matter.
 const TINY: f32 = 1e-30;
+
+/// Beyond them, x / temperature and what leads there are not f32 any more. No model has such a temperature.
+const TEMPERATURES: RangeInclusive<f64> = 1e-30..=1e30;
 
 /// The relative error of an exponential at most, and what of it a logsumexp may keep: absolute, or relative to itself. The
 /// rest of what is promised is left for the rounding of sums.
@@ -80,6 +84,9 @@ pub trait Compiled {
 /// # Safety
 /// As for [`Compiled`].
 pub unsafe fn reduce_as_planned<C: Compiled, E: Element>(row: &[E::Bits], plan: Plan) -> State {
+    if !TEMPERATURES.contains(&plan.temperature) {
+        return scalar::reduce::<E>(row, plan);
+    }
     let way = temp(plan.temperature);
     macro_rules! reduce {
         ($($temp:pat => $instance:expr),*) => {
@@ -240,15 +247,15 @@ struct Scaling {
 
 impl Scaling {
     fn new(temperature: f64, steps: f32) -> Self {
-        let exact = (1.0 / temperature).min(f64::from(f32::MAX));
+        let exact = 1.0 / temperature;
         let inverse = exact as f32;
         let exact_step = std::f64::consts::LN_2 / f64::from(steps);
         // The upper half of its digits.
         let step = f32::from_bits((exact_step as f32).to_bits() & !0xfff);
         Scaling {
             inverse,
-            deepest: (f64::from(DEEPEST) / exact).min(f64::from(f32::MAX)) as f32,
-            steps: (exact * f64::from(LOG2_E * steps)).min(f64::from(f32::MAX)) as f32,
+            deepest: (f64::from(DEEPEST) * temperature) as f32,
+            steps: (exact * f64::from(LOG2_E * steps)) as f32,
             step,
             step_rest: (exact_step * (f64::from(inverse) / exact) - f64::from(step)) as f32,
         }
