@@ -94,6 +94,10 @@ fn shapes(random: &[f32]) {
         ("very wide", changed(&|_, x| 1000.0 * x)),
         ("offset 1e4", changed(&|_, x| x + 1e4)),
         ("flat", changed(&|_, _| 1.5)),
+        ("subnormal", changed(&|_, x| 1e-40 * x)),
+        ("two equal peaks at 0", changed(&|i, x| if i % 99_999 == 0 { 0.0 } else { x - 20.0 })),
+        ("new maxima, every other block", changed(&|i, x| if i % 1536 == 700 { 1e-3 * i as f32 } else { x - 20.0 })),
+        ("an infinity at the end", changed(&|i, x| if i == VOCABULARY - 1 { f32::INFINITY } else { x })),
     ];
     for kernel in kernel::available().filter(|kernel| kernel.name() != "scalar") {
         let random = Bytes::of(random);

@@ -5,6 +5,8 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use once_cell::race::OnceNonZeroUsize;
+
 use super::kernel::{self, Kernel};
 use super::{Job, Metrics, compute};
 use crate::error::{Error, Result};
@@ -27,19 +29,24 @@ fn threads_for(jobs: &[Job<'_>]) -> usize {
         return 1;
     }
     let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    // A bad value was reported when the pool was opened.
-    let cap = thread_cap().ok().flatten().unwrap_or(cpus);
-    worth.min(cpus).min(cap)
+    worth.min(cpus).min(chosen_cap().get())
 }
 
-/// `PITA_NUM_THREADS`; `None` where it is not set or empty.
-pub fn thread_cap() -> Result<Option<usize>> {
-    match std::env::var("PITA_NUM_THREADS") {
-        Ok(text) if !text.is_empty() => match text.parse() {
-            Ok(cap) if cap > 0 => Ok(Some(cap)),
-            _ => Err(Error::config(format!("PITA_NUM_THREADS is {text:?}: must be a whole number from 1"))),
-        },
-        _ => Ok(None),
+/// The cap of this process, read at the first call: the environment is no place to look into while others may change it.
+fn chosen_cap() -> NonZeroUsize {
+    static CHOSEN: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    // A bad value was reported when the pool was opened.
+    CHOSEN.get_or_init(|| thread_cap().unwrap_or(NonZeroUsize::MAX))
+}
+
+/// `PITA_NUM_THREADS`; no limit where it is not set or empty.
+pub fn thread_cap() -> Result<NonZeroUsize> {
+    match std::env::var_os("PITA_NUM_THREADS") {
+        Some(text) if !text.is_empty() => text
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| Error::config(format!("PITA_NUM_THREADS is {text:?}: must be a whole number from 1"))),
+        _ => Ok(NonZeroUsize::MAX),
     }
 }
 

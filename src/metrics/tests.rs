@@ -43,7 +43,14 @@ fn logit() -> impl Strategy<Value = f32> {
 }
 
 fn temperature() -> impl Strategy<Value = f32> {
-    prop_oneof![Just(1.0), (2u8..=8).prop_map(|n| 1.0 / f32::from(n)), 0.01f32..100.0]
+    prop_oneof![
+        2 => Just(1.0),
+        2 => (2u8..=8).prop_map(|n| 1.0 / f32::from(n)),
+        // Next to such a one.
+        1 => (1u8..=8, -2i32..=2).prop_map(|(n, ulps)| f32::from_bits((1.0 / f32::from(n)).to_bits().wrapping_add_signed(ulps))),
+        2 => 0.01f32..100.0,
+        1 => (-30f32..30.0).prop_map(|exponent| 10f32.powf(exponent)),
+    ]
 }
 
 /// Lengths up to 10,000: short ones and those next to a power of two more often.
@@ -246,6 +253,49 @@ fn small_rows_are_as_precise_at_every_temperature() {
                     panic!("{row:?}, temperature {temperature}: {error}");
                 }
             }
+        }
+    }
+}
+
+/// One element above very many equal ones: errors add up, and where the logsumexp is next to 0 they may not.
+#[test]
+fn equal_elements_do_not_add_up_errors() {
+    for (max, others, temperature, length) in [
+        (-0.222_736, -2.284_271_7, 0.2, 128_256),
+        (-0.14, -2.240_000_2, 0.2, 128_256),
+        (-0.209_959_33, -1.428_911_7, 0.125, 128_256),
+        (-1.030_603_6, -7.699_903_5, 0.7, 128_256),
+        (-3.297_848, -22.989_494, 2.0, 128_256),
+        (-0.317_372_44, -2.780_104_6, 0.25, 128_256),
+        (-0.75, -6.4, 0.499_999_97, 128_256),
+        (64.000_68, 39.100_677, 1.0, 2000),
+        (300.0, 280.3, 1.0, 128_256),
+    ] {
+        let mut row = vec![others; length];
+        row[length / 3] = max;
+        if let Err(error) = check(&row, temperature) {
+            panic!("{max} above {others} x {length}, temperature {temperature}: {error}");
+        }
+    }
+}
+
+/// Threads may have subnormal numbers count as 0, as torch.set_flush_denormal does.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn flushed_subnormals_do_no_harm() {
+    let flush = |control: u32| {
+        // SAFETY: how this thread's vector arithmetic rounds subnormal numbers, nothing else.
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, readonly)) }
+    };
+    for max in [0.0, 1e-40, -1e-40] {
+        let mut row = vec![-3.0; 1000];
+        row[500] = max;
+        let expected = reference::metrics(&row, 0.25);
+        for kernel in kernel::available() {
+            flush(0x1f80 | 0x8040);
+            let found = compute(&job(Row::F32(&f32_bits(&row)), 0.25), kernel);
+            flush(0x1f80);
+            assert!(is_close(kernel.name(), found, expected), "{}: {found:?}, not {expected:?}", kernel.name());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! AVX-512F: 16 lanes, and a table twice as fine as they are many.
+//! AVX-512F: 16 lanes, and a table of 32 powers of two.
 
 use std::arch::x86_64::*;
 
@@ -64,6 +64,10 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn any_above(self, other: Self) -> bool {
         unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0) != 0 }
+    }
+    #[inline(always)]
+    unsafe fn any_at_least(self, other: Self) -> bool {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, other.0) != 0 }
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {

@@ -11,6 +11,8 @@ pub trait Element {
     /// The value as an f32, exactly.
     fn widen(bits: Self::Bits) -> f32;
 
+    fn is_nan(bits: Self::Bits) -> bool;
+
     /// A vector's worth of elements, widened.
     ///
     /// # Safety
@@ -32,6 +34,11 @@ impl Element for F32 {
     }
 
     #[inline(always)]
+    fn is_nan(bits: Bits32) -> bool {
+        f32::from_ne_bytes(bits).is_nan()
+    }
+
+    #[inline(always)]
     unsafe fn load<V: Vector>(from: *const Bits32) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_f32(from) }
@@ -48,6 +55,11 @@ impl Element for F16 {
     }
 
     #[inline(always)]
+    fn is_nan(bits: Bits16) -> bool {
+        u16::from_ne_bytes(bits) & 0x7fff > 0x7c00
+    }
+
+    #[inline(always)]
     unsafe fn load<V: Vector>(from: *const Bits16) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_f16(from) }
@@ -61,6 +73,11 @@ impl Element for Bf16 {
     #[inline(always)]
     fn widen(bits: Bits16) -> f32 {
         bf16_to_f32(u16::from_ne_bytes(bits))
+    }
+
+    #[inline(always)]
+    fn is_nan(bits: Bits16) -> bool {
+        u16::from_ne_bytes(bits) & 0x7fff > 0x7f80
     }
 
     #[inline(always)]

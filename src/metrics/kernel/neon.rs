@@ -70,6 +70,10 @@ impl Vector for Neon {
         unsafe { vmaxvq_u32(vcgtq_f32(self.0, other.0)) != 0 }
     }
     #[inline(always)]
+    unsafe fn any_at_least(self, other: Self) -> bool {
+        unsafe { vmaxvq_u32(vcgeq_f32(self.0, other.0)) != 0 }
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { vst1q_f32(to, self.0) }
     }

@@ -5,8 +5,9 @@
 //! the sums are f32, in runs short enough that their rounding does not add up; between blocks they are f64.
 //!
 //! The exponential is exp(d) = 2^(k/STEPS) exp(r), with the power of two from a table and exp(r) from a short polynomial.
-//! d is the element itself where that is small, so that no subtraction rounds it: relative to the maximum, the error
-//! would grow with the distance from it, and the entropy of a peaked row hangs on what is far away.
+//! d is the element itself where the maximum is near 0, and else the distance from the maximum. Either way no subtraction
+//! rounds what counts: elements of half the maximum and more have an exact distance. The entropy of a peaked row hangs on
+//! what is far away, and a row of equal elements on what the rounding of one would be.
 
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
@@ -18,21 +19,26 @@ use crate::metrics::state::State;
 
 /// Elements that are summed before it is known whether a greater one is among them.
 const BLOCK: usize = 768;
+/// Blocks for which a row counts as rising after its last new maximum.
+const RISING: u32 = 2;
 /// Vectors that are summed one behind the other. Runs are summed up again, so that rounding errors stay few.
 const RUN: usize = 10;
 /// Bytes by which memory is fetched ahead. The CPU's own fetching stops at each page.
 const AHEAD: usize = 4096;
-/// Up to this, elements are exponentiated as they are; where the maximum is further from 0, relative to it.
-const NEAR: f32 = 64.0;
-/// An element further below the maximum counts as this far: exp(-80) is a normal f32 still, and too little to matter.
-const DEEPEST: f32 = 80.0;
+/// Up to this, elements are exponentiated as they are; where the maximum is further from 0, relative to it. At least twice
+/// [`DEEPEST`], so that there all that counts is more than half the maximum.
+const NEAR: f64 = 256.0;
+/// An element further below the maximum counts as this far: exp(-64) is too little to matter even if all the others are so
+/// far below, and what leads to it are normal numbers.
+const DEEPEST: f32 = 64.0;
 /// An element this far above all others is kept apart: relative to it the others' sums would be too little for an f32, but
 /// the entropy hangs on them.
 const OUTLIER: f64 = 25.0;
-/// Added to a square, it keeps the product a normal number (subnormal ones are slow) and is too little to matter.
+/// Added to a number that may be 0 or next to it, it makes that a normal one, for subnormal ones are slow. It is too little
+/// to matter.
 const TINY: f32 = 1e-30;
 
-/// Beyond them, x / temperature and what leads there are not f32 any more. No model has such a temperature.
+/// Beyond them, an f32 cannot hold 1 / temperature, or what counts below the maximum. No model has such a temperature.
 const TEMPERATURES: RangeInclusive<f64> = 1e-30..=1e30;
 
 /// The relative error of an exponential at most, and what of it a logsumexp may keep: absolute, or relative to itself. The
@@ -46,21 +52,25 @@ const MAX_LANES: usize = 16;
 /// log2(e), and ln(2) as the f32 that the exponential works with.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 const LN_2: f32 = std::f32::consts::LN_2;
+const LN_2_EXACT: f64 = std::f64::consts::LN_2;
 /// What the rounding of `LN_2` makes of exp(d): exp(d * STRETCH).
-const STRETCH: f64 = 2.0 - LN_2 as f64 / std::f64::consts::LN_2;
+const STRETCH: f64 = 2.0 - LN_2 as f64 / LN_2_EXACT;
 
-/// How exp(d / temperature) is made: not at all; as that power of exp(d), 2 to 8; or by an exponential of its own.
+/// How exp(x / temperature) is made: not at all; as that power of exp(x), 2 to 8; by an exponential of its own; or so, and
+/// nothing else is made.
 pub const NO_TEMP: u32 = 0;
 pub const ANY_TEMP: u32 = 9;
+pub const ONLY_TEMP: u32 = 10;
 
-/// How exp(d / temperature) is made for a temperature.
+/// How exp(x / temperature) is made for a temperature.
 pub fn temp(temperature: f64) -> u32 {
     let inverse = 1.0 / temperature;
     let power = inverse.round();
-    // An f32 next to 1/3 has an inverse that is off by half a unit in the last place.
+    // No f32 is 1/3, but one is next to it.
+    let tolerance = if (power as u32).is_power_of_two() { 0.0 } else { 1e-7 };
     if temperature == 1.0 {
         NO_TEMP
-    } else if (2.0..=8.0).contains(&power) && (inverse / power - 1.0).abs() < 1e-7 {
+    } else if (2.0..=8.0).contains(&power) && (inverse / power - 1.0).abs() <= tolerance {
         power as u32
     } else {
         ANY_TEMP
@@ -107,7 +117,7 @@ pub unsafe fn reduce_as_planned<C: Compiled, E: Element>(row: &[E::Bits], plan: 
         return state;
     }
     // SAFETY: the caller's promise.
-    let exact = unsafe { reduce::<C, E, false, ANY_TEMP>(row, plan.temperature) };
+    let exact = unsafe { reduce::<C, E, false, ONLY_TEMP>(row, plan.temperature) };
     State { sum_temp: exact.sum_temp, ..state }
 }
 
@@ -126,18 +136,18 @@ unsafe fn reduce<C: Compiled, E: Element, const ENTROPY: bool, const TEMP: u32>(
     temperature: f64,
 ) -> State {
     let mut reduction = Reduction::<C, E, ENTROPY, TEMP>::new(temperature);
-    // Rows that rise at first go on rising: there the maximum is looked for before anything is summed.
-    let mut is_rising = true;
+    // A row that has risen goes on rising: in its next blocks the maximum is looked for before anything is summed.
+    let mut rising = RISING;
     for block in row.chunks(BLOCK) {
         // SAFETY: the caller's promise.
         unsafe {
             let known = reduction.frame.max;
-            let trial = if is_rising { None } else { Some(reduction.sweep(block)) };
+            let trial = if rising > 0 { None } else { Some(reduction.sweep(block)) };
             let max = trial.map_or_else(|| C::greatest::<E>(block), |trial| trial.max);
-            is_rising = max > known;
+            rising = if max > known { RISING } else { rising.saturating_sub(1) };
             match trial {
                 _ if max == f32::INFINITY => return infinite::<E>(row),
-                Some(sums) if !is_rising => reduction.sums.add(sums),
+                Some(sums) if max <= known => reduction.sums.add(sums),
                 _ => reduction.take(block, max),
             }
         }
@@ -147,7 +157,8 @@ unsafe fn reduce<C: Compiled, E: Element, const ENTROPY: bool, const TEMP: u32>(
 
 /// The state of a row with an element of +inf.
 fn infinite<E: Element>(row: &[E::Bits]) -> State {
-    let has_nan = row.iter().any(|&bits| E::widen(bits).is_nan());
+    // Without an early end, so that the compiler makes vectors of it.
+    let has_nan = row.iter().fold(false, |has_nan, &bits| has_nan | E::is_nan(bits));
     State { max: if has_nan { f64::NAN } else { f64::INFINITY }, ..State::EMPTY }
 }
 
@@ -217,26 +228,35 @@ impl<C: Compiled, E: Element, const ENTROPY: bool, const TEMP: u32> Reduction<C,
 pub struct Frame {
     /// The greatest element so far. It is left out of the sums once, see [`State`].
     max: f32,
-    /// Subtracted from each element: 0, or `max` where that is far from 0.
-    base: f32,
-    /// `max - base`.
-    peak: f32,
-    /// [`MAGIC`] less the steps of the sums' unit, which is exp(peak) to the next step.
-    magic: f32,
-    /// exp(peak) in that unit, as the kernel would compute it.
-    top: f64,
+    /// For exp(x), with elements as they are.
+    plain: Origin,
+    /// For exp(x / temperature).
+    scaled: Origin,
+    scale: Scale,
     /// What 1 / temperature differs from the next whole number.
     inverse_temp_rest: f32,
-    scaling: Scaling,
 }
 
-/// How an element is taken apart for exp(x / temperature): x / temperature = steps (step + step_rest) + r.
+/// Where exponents are counted from.
 #[derive(Clone, Copy)]
-struct Scaling {
+struct Origin {
+    /// Subtracted from each element: next to nothing, or the maximum where that is far from 0.
+    base: f32,
+    /// The maximum less `base`.
+    peak: f32,
+    /// Below this, an element less `base` counts as this.
+    floor: f32,
+    /// [`MAGIC`] less the steps of the sums' unit, which is the maximum's exponential to the next step.
+    magic: f32,
+    /// The maximum's exponential in that unit.
+    top: f64,
+}
+
+/// How a number is taken apart for exp(x / temperature): x / temperature = steps (step + step_rest) + r.
+#[derive(Clone, Copy)]
+struct Scale {
     /// 1 / temperature.
     inverse: f32,
-    /// Of x, how far below the maximum counts.
-    deepest: f32,
     /// Steps of the exponential's table, for x = 1.
     steps: f32,
     /// One step of the table, in so few bits that a multiple of it is exact.
@@ -245,19 +265,36 @@ struct Scaling {
     step_rest: f32,
 }
 
-impl Scaling {
+impl Scale {
     fn new(temperature: f64, steps: f32) -> Self {
         let exact = 1.0 / temperature;
         let inverse = exact as f32;
-        let exact_step = std::f64::consts::LN_2 / f64::from(steps);
-        // The upper half of its digits.
-        let step = f32::from_bits((exact_step as f32).to_bits() & !0xfff);
-        Scaling {
+        let exact_step = LN_2_EXACT / f64::from(steps);
+        // Ten bits: up to [`NEAR`] and [`DEEPEST`] together there are less than 2^14 steps.
+        let step = f32::from_bits((exact_step as f32).to_bits() & !0x3fff);
+        Scale {
             inverse,
-            deepest: (f64::from(DEEPEST) * temperature) as f32,
             steps: (exact * f64::from(LOG2_E * steps)) as f32,
             step,
             step_rest: (exact_step * (f64::from(inverse) / exact) - f64::from(step)) as f32,
+        }
+    }
+}
+
+impl Origin {
+    /// For a maximum, a temperature, and how exactly the kernel's exponential grows.
+    fn new(max: f32, temperature: f64, steps: f32, stretch: f64) -> Self {
+        let is_near = f64::from(max).abs() <= NEAR * temperature;
+        let base = if is_near { -TINY } else { max };
+        let peak = max - base;
+        let exponent = f64::from(peak) / temperature;
+        let unit = (exponent * f64::from(steps) / LN_2_EXACT).round_ties_even();
+        Origin {
+            base,
+            peak,
+            floor: peak - (f64::from(DEEPEST) * temperature) as f32,
+            magic: MAGIC - unit as f32,
+            top: (exponent * stretch - unit * LN_2_EXACT / f64::from(steps)).exp(),
         }
     }
 }
@@ -266,18 +303,13 @@ impl Frame {
     fn new(max: f32, temperature: f64, steps: f32) -> Self {
         // Without a maximum yet there are only elements of -inf, and sums that nobody asks for.
         let at = if max == f32::NEG_INFINITY { 0.0 } else { max };
-        let base = if at.abs() <= NEAR { 0.0 } else { at };
-        let peak = at - base;
-        let unit = (peak * LOG2_E * steps).round_ties_even();
         let inverse = 1.0 / temperature;
         Frame {
             max,
-            base,
-            peak,
-            magic: MAGIC - unit,
-            top: (f64::from(peak) * STRETCH - f64::from(unit) * std::f64::consts::LN_2 / f64::from(steps)).exp(),
+            plain: Origin::new(at, 1.0, steps, STRETCH),
+            scaled: Origin::new(at, temperature, steps, 1.0),
+            scale: Scale::new(temperature, steps),
             inverse_temp_rest: (inverse - inverse.round()) as f32,
-            scaling: Scaling::new(temperature, steps),
         }
     }
 }
@@ -308,16 +340,16 @@ impl Sums {
             return State::EMPTY;
         }
         let sum_temp = match TEMP {
-            NO_TEMP => self.sum / frame.top,
-            ANY_TEMP => self.sum_temp,
-            power => self.sum_temp / frame.top.powi(power as i32),
+            NO_TEMP => self.sum / frame.plain.top,
+            ANY_TEMP | ONLY_TEMP => self.sum_temp / frame.scaled.top,
+            power => self.sum_temp / frame.plain.top.powi(power as i32),
         };
-        let (sum, weighted) = (self.sum / frame.top, self.weighted / frame.top);
+        let (sum, weighted) = (self.sum / frame.plain.top, self.weighted / frame.plain.top);
         State { max: f64::from(frame.max), sum, weighted, sum_temp }
     }
 }
 
-/// A lane's worth of a tile's sums.
+/// The sums of a run, lane by lane.
 #[derive(Clone, Copy)]
 struct Part<V: Vector> {
     max: V,
@@ -343,10 +375,10 @@ pub unsafe fn sweep<V: Vector, E: Element, const ENTROPY: bool, const TEMP: u32>
             let mut chunks = run.chunks_exact(V::LANES);
             for chunk in &mut chunks {
                 V::prefetch(chunk.as_ptr().cast::<u8>().wrapping_add(AHEAD));
-                part.add::<ENTROPY, TEMP>(E::load(chunk.as_ptr()), frame);
+                part.push::<ENTROPY, TEMP>(E::load(chunk.as_ptr()), frame);
             }
             if !chunks.remainder().is_empty() {
-                part.add::<ENTROPY, TEMP>(load_padded::<V, E>(chunks.remainder()), frame);
+                part.push::<ENTROPY, TEMP>(load_padded::<V, E>(chunks.remainder()), frame);
             }
             total.merge(part);
         }
@@ -379,28 +411,29 @@ impl<V: Vector> Part<V> {
     }
 
     #[inline(always)]
-    unsafe fn add<const ENTROPY: bool, const TEMP: u32>(&mut self, x: V, frame: &Frame) {
+    unsafe fn push<const ENTROPY: bool, const TEMP: u32>(&mut self, x: V, frame: &Frame) {
         // SAFETY: the caller's promise.
         unsafe {
             self.max = x.at_least(self.max);
-            let d = x.sub(V::splat(frame.base));
-            let clamped = d.at_least(V::splat(frame.peak - DEEPEST));
-            let term = exp(clamped, frame.magic);
+            if TEMP == ANY_TEMP || TEMP == ONLY_TEMP {
+                self.sum_temp = self.sum_temp.add(exp_scaled(x, &frame.scaled, &frame.scale));
+            }
+            if TEMP == ONLY_TEMP {
+                return;
+            }
+            let d = x.sub(V::splat(frame.plain.base)).at_least(V::splat(frame.plain.floor));
+            let term = exp(d, frame.plain.magic);
             self.sum = self.sum.add(term);
-            let below = clamped.sub(V::splat(frame.peak));
+            let below = d.sub(V::splat(frame.plain.peak));
             if ENTROPY {
                 self.weighted = below.mul_add(term, self.weighted);
             }
-            if TEMP != NO_TEMP {
-                let term = match TEMP {
-                    ANY_TEMP => exp_scaled(d.sub(V::splat(frame.peak)), &frame.scaling),
-                    2 | 4 | 8 => power::<V, TEMP>(term),
-                    // No f32 is a third: what 1 / temperature is off by comes in to the first order.
-                    _ => {
-                        let term = power::<V, TEMP>(term);
-                        term.mul(below).mul_add(V::splat(frame.inverse_temp_rest), term)
-                    }
-                };
+            if TEMP != NO_TEMP && TEMP != ANY_TEMP {
+                let mut term = power::<V, TEMP>(term);
+                if !TEMP.is_power_of_two() {
+                    // What 1 / temperature is off by comes in to the first order.
+                    term = term.mul(below).mul_add(V::splat(frame.inverse_temp_rest), term);
+                }
                 self.sum_temp = self.sum_temp.add(term);
             }
         }
@@ -418,15 +451,15 @@ unsafe fn exp<V: Vector>(d: V, magic: f32) -> V {
     }
 }
 
-/// exp(d / temperature) for d <= 0. The quotient is never rounded: far below 0 that would be an error of its own size.
+/// exp(x / temperature), in the origin's unit. The quotient is never rounded: that would be an error of its own size.
 #[inline(always)]
-unsafe fn exp_scaled<V: Vector>(d: V, by: &Scaling) -> V {
+unsafe fn exp_scaled<V: Vector>(x: V, origin: &Origin, by: &Scale) -> V {
     // SAFETY: the caller's promise.
     unsafe {
-        let d = d.at_least(V::splat(-by.deepest));
-        let shifted = d.mul_add(V::splat(by.steps), V::splat(MAGIC));
-        let steps = shifted.sub(V::splat(MAGIC));
-        let r = d.mul_add(V::splat(by.inverse), steps.mul(V::splat(-by.step)));
+        let d = x.sub(V::splat(origin.base)).at_least(V::splat(origin.floor));
+        let shifted = d.mul_add(V::splat(by.steps), V::splat(origin.magic));
+        let steps = shifted.sub(V::splat(origin.magic));
+        let r = d.mul_add(V::splat(by.inverse), steps.mul_add(V::splat(-by.step), V::splat(TINY)));
         exp_of_parts(shifted, steps.mul_add(V::splat(-by.step_rest), r))
     }
 }
@@ -484,20 +517,22 @@ pub unsafe fn greatest<V: Vector, E: Element>(row: &[E::Bits]) -> f32 {
 
 #[inline(always)]
 unsafe fn greatest_lane<V: Vector>(lanes: V) -> f32 {
+    const { assert!(V::LANES <= MAX_LANES) };
     let mut values = [f32::NEG_INFINITY; MAX_LANES];
     // SAFETY: the caller's promise; no vector has more lanes.
     unsafe { lanes.store(values.as_mut_ptr()) };
     values.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Where a row's first `element` is: its maximum, and there is no NaN before it.
+/// Where a row's first `element` is: its maximum. A NaN before it is passed by; the sums will have it.
 #[inline(always)]
 pub unsafe fn find<V: Vector, E: Element>(row: &[E::Bits], element: f32) -> usize {
     let mut start = 0;
     // SAFETY: the caller's promise; the loads stay within the row.
     unsafe {
-        let below = V::splat(element.next_down());
-        while start + V::LANES <= row.len() && !E::load::<V>(row.as_ptr().add(start)).any_above(below) {
+        // Not "above the next smaller": next to 0 that is subnormal, and a thread may have those count as 0.
+        let element = V::splat(element);
+        while start + V::LANES <= row.len() && !E::load::<V>(row.as_ptr().add(start)).any_at_least(element) {
             start += V::LANES;
         }
     }
@@ -508,6 +543,7 @@ pub unsafe fn find<V: Vector, E: Element>(row: &[E::Bits], element: f32) -> usiz
 /// A vector of up to [`Vector::LANES`] elements, and -inf behind them.
 #[inline(always)]
 unsafe fn load_padded<V: Vector, E: Element>(row: &[E::Bits]) -> V {
+    const { assert!(V::LANES <= MAX_LANES) };
     let mut padded = [E::NEG_INFINITY; MAX_LANES];
     padded[..row.len()].copy_from_slice(row);
     // SAFETY: the caller's promise; no vector has more lanes.

@@ -32,6 +32,8 @@ pub trait Vector: Copy {
     unsafe fn at_least(self, floor: Self) -> Self;
     /// Whether any lane is above that of `other`. NaN is not.
     unsafe fn any_above(self, other: Self) -> bool;
+    /// Whether any lane is above that of `other`, or the same. NaN is not.
+    unsafe fn any_at_least(self, other: Self) -> bool;
     /// The lanes one by one.
     unsafe fn store(self, to: *mut f32);
 
