@@ -19,10 +19,11 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     if row.is_empty() {
         return Corpus::Reject;
     }
-    // 1/8 to 1, and others up to 13.
-    let temperature = match temperature {
+    // 1/8 to 1, their neighbours, and others from 1e-15 to 1e14.
+    let temperature = match *temperature {
         n @ 0..8 => 1.0 / f32::from(n + 1),
-        n => f32::from(*n) / 19.0,
+        n @ 8..16 => (1.0 / f32::from(n - 7)).next_down(),
+        n => 10f32.powf((f32::from(n) - 136.0) / 8.0),
     };
     let expected = reference::metrics(&row.widened(), temperature);
     for kernel in kernel::available() {
