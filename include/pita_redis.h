@@ -51,18 +51,21 @@
  * THREADS AND PROCESSES
  *
  * Every function may be called from any thread at any time. Each process has one pool, made by pita_redis_open and
- * shared by its threads. A forked child makes connections of its own. The library installs no signal handlers, prints
- * nothing, and stays loaded after dlclose. A large batch is computed on several threads, which end with the call:
+ * shared by its threads. A forked child makes connections of its own, and closes the inherited ones without a word to
+ * the server. The library installs no signal handlers, prints nothing, and stays loaded after dlclose. Its threads are
+ * few and block all signals: one while Redis is away, one for a server that it has started. A large batch is computed on several threads, which end with the call:
  * PITA_NUM_THREADS in the environment caps them, 1 for none.
  *
  * TIME
  *
- * timeout_ms of the URL bounds every call that needs Redis, retries included. Looking up a host name is not
- * bounded by it; an address, or "localhost", needs no look-up that can take long.
+ * timeout_ms of the URL bounds every call that needs Redis: waiting for a connection, all replies, every retry. Where
+ * Redis turns out to be away, or lets half of that time pass without an answer, calls fail at once with
+ * PITA_ERR_UNAVAILABLE from then on, while a thread of the library's looks for it every 50 ms, later every second.
  *
  * CONNECTION URLS
  *
  *     redis://[[user][:password]@]host[:port][/db][?option=value&...]
+ *     rediss://...                                     the same over TLS
  *     redis+unix:///path/to/socket[?db=0&user=..&pass=..&option=value&...]      unix:// is the same
  *
  *     pool_size           8      connections at most, made when needed
@@ -73,8 +76,11 @@
  *     prefix              empty  put before every request id
  *     write               sync   sync: stored when the call returns; behind: not supported yet
  *     queue               65536  for write=behind
- *     autostart           0      1: not supported yet
- *     tls_ca                     not supported yet, like rediss://
+ *     autostart           0      1: where nothing listens, pita_redis_open starts a private redis-server or valkey-server
+ *                                from PATH: in memory, on loopback only, ended with the process that started it. The host
+ *                                must be this machine
+ *     tls_ca                     for rediss://: a PEM file of the certificate authorities to trust, and no others;
+ *                                without it, those that the system trusts
  *
  * Special characters are written as %XX. pita_redis_open(NULL) reads the variable REDIS_URL, or else REDIS_HOST
  * (localhost), REDIS_PORT (6379), REDIS_DB (0), REDIS_USERNAME and REDIS_PASSWORD. Where none of these is set, the same
@@ -168,14 +174,6 @@
 
 // Log level: for finding faults.
 #define PITA_LOG_DEBUG 7
-
-// How exp(d / temperature) is made: not at all; as that power of exp(d), 2 to 8; or by an exponential of its own.
-#define NO_TEMP 0
-
-#define ANY_TEMP 9
-
-// Added to a float below 2^22 it rounds that to a whole number, which then stands in the low bits.
-#define MAGIC 12582912.0
 
 // What a call returns: `PITA_OK` (0), or a negative `PITA_ERR_*`. The numbers never change.
 typedef int32_t pita_status_t;
@@ -293,16 +291,19 @@ extern "C" {
 
 // Opens the process's pool of connections.
 //
-// Connects to nothing yet: the first call that needs Redis does. `pita_redis_ping` tells whether it can be reached.
+// Connects to nothing yet: the first call that needs Redis does. `pita_redis_ping` tells whether it can be reached. With
+// `autostart=1` it does connect, and starts a server where none listens.
 // Opening again with the same settings is success; it is one pool, and one `pita_redis_close` closes it.
 //
 // @param url  Where Redis is, and the options; see "Connection URLs" above. NULL: from the environment.
 //
 // @return PITA_OK; PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes); PITA_ERR_CONFIG (`url` or
 //         a variable, PITA_KERNEL and PITA_NUM_THREADS among them, cannot be understood or asks for what is not
-//         supported yet, or the pool is open with other settings); PITA_ERR_PANIC.
+//         supported yet, or the pool is open with other settings, or the authorities of `rediss://` cannot be read);
+//         PITA_ERR_PANIC. With `autostart=1` also PITA_ERR_UNAVAILABLE (no server can be started), PITA_ERR_AUTH and
+//         PITA_ERR_REDIS (the server that listens refuses).
 //
-// Blocks: no. Since: 0.1.0.
+// Blocks: no; with `autostart=1`, until the server answers, for ten seconds at most. Since: 0.1.0.
 pita_status_t pita_redis_open(const char *url);
 
 // Asks Redis for a sign of life.

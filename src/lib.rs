@@ -9,5 +9,7 @@ pub mod error;
 pub mod capi;
 mod log;
 pub mod metrics;
+mod process;
 pub mod record;
 pub mod redis;
+mod sync;

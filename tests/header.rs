@@ -15,3 +15,12 @@ fn header_is_up_to_date() {
     let committed = std::fs::read(&path).unwrap();
     assert!(made == committed, "include/pita_redis.h has drifted from src/capi: run `make header`");
 }
+
+/// A macro without the prefix would get in the way of somebody's code.
+#[test]
+fn every_macro_has_the_prefix() {
+    let header = include_str!("../include/pita_redis.h");
+    for line in header.lines().filter(|line| line.starts_with("#define ")) {
+        assert!(line.starts_with("#define PITA_"), "{line}");
+    }
+}

@@ -58,16 +58,19 @@ unsafe impl Extensible for pita_stats_t {
 
 /// Opens the process's pool of connections.
 ///
-/// Connects to nothing yet: the first call that needs Redis does. `pita_redis_ping` tells whether it can be reached.
+/// Connects to nothing yet: the first call that needs Redis does. `pita_redis_ping` tells whether it can be reached. With
+/// `autostart=1` it does connect, and starts a server where none listens.
 /// Opening again with the same settings is success; it is one pool, and one `pita_redis_close` closes it.
 ///
 /// @param url  Where Redis is, and the options; see "Connection URLs" above. NULL: from the environment.
 ///
 /// @return PITA_OK; PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes); PITA_ERR_CONFIG (`url` or
 ///         a variable, PITA_KERNEL and PITA_NUM_THREADS among them, cannot be understood or asks for what is not
-///         supported yet, or the pool is open with other settings); PITA_ERR_PANIC.
+///         supported yet, or the pool is open with other settings, or the authorities of `rediss://` cannot be read);
+///         PITA_ERR_PANIC. With `autostart=1` also PITA_ERR_UNAVAILABLE (no server can be started), PITA_ERR_AUTH and
+///         PITA_ERR_REDIS (the server that listens refuses).
 ///
-/// Blocks: no. Since: 0.1.0.
+/// Blocks: no; with `autostart=1`, until the server answers, for ten seconds at most. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pita_redis_open(url: *const c_char) -> pita_status_t {
     guard(|| {

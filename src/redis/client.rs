@@ -1,22 +1,25 @@
 //! The process-wide client: its life, and the calls that are safe to repeat.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use redis::Value;
 
+use super::breaker::Breaker;
 use super::config::Config;
 use super::connection::{Exchange, refused};
 use super::pipeline::Pipeline;
-use super::pool::Pool;
+use super::pool::{Lease, Pool};
 use super::stats::{Snapshot, Stats};
 use super::take::DoubtfulClaims;
 use super::ttl::Renewals;
+use super::{autostart, tls};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level};
+use crate::process::with_signals_blocked;
 
 /// A pool of connections and all that is known of it.
 pub struct Client {
@@ -25,13 +28,20 @@ pub struct Client {
     /// `None` where lists live for ever.
     pub(super) renewals: Option<Renewals>,
     pub(super) claims: Arc<DoubtfulClaims>,
+    breaker: Breaker,
+    /// Itself, for the thread that looks for Redis while it is away.
+    me: Weak<Client>,
     /// The process that made it. A forked child makes its own.
     pid: u32,
 }
 
 static CURRENT: ArcSwapOption<Client> = ArcSwapOption::const_empty();
 
-/// Opens the process's pool; connects to nothing yet. Once more with equal settings is fine, with others an error.
+/// While Redis is away it is looked for at growing intervals, from the first to the last.
+const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Opens the process's pool; connects to nothing yet, unless it may have to start a server. Once more with equal settings
+/// is fine, with others an error.
 pub fn open(config: Config) -> Result<()> {
     loop {
         if let Some(client) = find() {
@@ -41,7 +51,11 @@ pub fn open(config: Config) -> Result<()> {
             let (open, differing) = (client.pool.config(), client.pool.config().differences(&config));
             return Err(Error::config(format!("already open as {open}, with another {differing}; close it first")));
         }
-        let client = Arc::new(Client::new(config.clone()));
+        let tls = tls::Settings::of(&config)?;
+        if config.autostart {
+            autostart::ensure(&config)?;
+        }
+        let client = Client::new(Pool::new(config.clone(), tls));
         if CURRENT.compare_and_swap(&None::<Arc<Client>>, Some(client)).is_none() {
             log::emit(Level::Info, || format!("open: {config}, at most {} connections", config.pool_size));
             return Ok(());
@@ -63,10 +77,10 @@ pub fn close() {
 /// The open client, if any. In a forked child it is one of the child's own, with the parent's settings.
 fn find() -> Option<Arc<Client>> {
     let client = CURRENT.load_full()?;
-    if client.pid == std::process::id() {
+    if client.is_this_process() {
         return Some(client);
     }
-    let own = Arc::new(Client::new(client.pool.config().clone()));
+    let own = Client::new(client.pool.anew());
     drop(CURRENT.compare_and_swap(&client, Some(own)));
     // The parent's is left as it is, for ever: another thread may have held its locks at the fork.
     std::mem::forget(client);
@@ -74,15 +88,20 @@ fn find() -> Option<Arc<Client>> {
 }
 
 impl Client {
-    fn new(config: Config) -> Self {
-        let renewals = config.ttl.map(Renewals::new);
-        Client {
-            pool: Pool::new(config),
+    fn new(pool: Pool) -> Arc<Self> {
+        Arc::new_cyclic(|me| Client {
+            renewals: pool.config().ttl.map(Renewals::new),
+            pool,
             stats: Stats::default(),
-            renewals,
             claims: DoubtfulClaims::of_this_process(),
+            breaker: Breaker::default(),
+            me: me.clone(),
             pid: std::process::id(),
-        }
+        })
+    }
+
+    fn is_this_process(&self) -> bool {
+        self.pid == std::process::id()
     }
 
     /// When a call that starts now has to end.
@@ -102,17 +121,23 @@ impl Client {
 
     /// Whether Redis answers.
     pub fn ping(&self) -> Result<()> {
-        self.ask(&Pipeline::of(&redis::cmd("PING")), self.deadline()).map(drop)
+        self.ask(&|_| Pipeline::of(&redis::cmd("PING")), self.deadline()).map(drop)
     }
 
     /// One round trip over some connection. Fails only where there is none; the exchange tells of all else.
-    pub(super) fn exchange(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Exchange> {
-        let mut connection = self.pool.lend(deadline).inspect_err(|error| {
-            log::emit(Level::Warning, || error.message.clone());
-        })?;
+    ///
+    /// `pack` gets the server's time at the deadline, see [`super::pipeline::Script`].
+    pub(super) fn exchange(
+        &self,
+        pack: impl FnOnce(u64) -> Pipeline,
+        deadline: Instant,
+    ) -> Result<(Pipeline, Exchange)> {
+        let mut connection = self.lend(deadline)?;
+        let pipeline = pack(connection.server_time(deadline));
         let start = Instant::now();
         let exchange = connection.exchange(&pipeline.packed, pipeline.len(), deadline);
-        self.stats.round_trips.record(start.elapsed());
+        let took = start.elapsed();
+        self.stats.round_trips.record(took);
         self.stats.bytes_sent.fetch_add(exchange.sent as u64, Relaxed);
         self.stats.bytes_received.fetch_add(exchange.received as u64, Relaxed);
         let is_new = connection.is_new;
@@ -123,31 +148,76 @@ impl Client {
         }
         if let Some(error) = &exchange.failure {
             log::emit(Level::Warning, || format!("{}: {error}", self.pool.config()));
+            // A server that let a good part of the call's time pass would do so with the next call.
+            if error.kind == Kind::Timeout && took > self.pool.config().timeout / 2 {
+                let config = self.pool.config();
+                self.went_away(&Error::new(Kind::Unavailable, format!("{config} does not answer in {took:.0?}")));
+            }
         }
-        Ok(exchange)
+        Ok((pipeline, exchange))
+    }
+
+    fn lend(&self, deadline: Instant) -> Result<Lease<'_>> {
+        if !self.is_this_process() {
+            return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
+        }
+        self.breaker.check()?;
+        self.pool.lend(deadline).inspect_err(|error| {
+            log::emit(Level::Warning, || error.message.clone());
+            if error.kind == Kind::Unavailable {
+                self.went_away(error);
+            }
+        })
+    }
+
+    /// Redis is away: calls fail at once from now on, while a thread looks whether it is back.
+    fn went_away(&self, cause: &Error) {
+        if !self.breaker.open(cause) {
+            return;
+        }
+        let me = self.me.clone();
+        let look = move || look_for_redis(&me);
+        let thread = with_signals_blocked(|| thread::Builder::new().name("pita-probe".into()).spawn(look));
+        if thread.is_err() {
+            // Then each call has to find out for itself.
+            self.breaker.close();
+        }
     }
 
     /// The replies to commands that do no harm when they are executed twice: repeated over new connections until all
-    /// are answered, no connection can be made, or `deadline`.
-    pub(super) fn ask_each(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Vec<Value>, Lost> {
+    /// are answered, or `deadline`; where nothing was sent yet, only as long as there is a server.
+    pub(super) fn ask_each(&self, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Vec<Value>, Lost> {
         let mut was_sent = false;
         for attempt in 0.. {
-            let exchange = self.exchange(pipeline, deadline).map_err(|error| Lost { error, was_sent })?;
-            was_sent |= exchange.sent > 0;
-            match exchange.failure {
-                None => return Ok(exchange.replies),
-                Some(error) if error.kind == Kind::Timeout || !pause(attempt, deadline) => {
-                    return Err(Lost { error, was_sent });
+            let error = match self.exchange(pack, deadline) {
+                Ok((_, Exchange { failure: None, replies, .. })) => return Ok(replies),
+                Ok((_, Exchange { failure: Some(error), sent, .. })) => {
+                    was_sent |= sent > 0;
+                    error
                 }
-                Some(_) => {}
+                Err(error) if was_sent => error,
+                Err(error) => return Err(Lost { error, was_sent }),
+            };
+            if error.kind != Kind::Unavailable || !self.pause(attempt, deadline) {
+                return Err(Lost { error, was_sent });
             }
         }
         unreachable!("attempts are not counted out")
     }
 
+    /// Waits until Redis is back, or a little longer after each failed attempt. False where `deadline` has come.
+    pub(super) fn pause(&self, attempt: u32, deadline: Instant) -> bool {
+        if self.breaker.check().is_err() {
+            return self.breaker.wait(deadline);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        thread::sleep(Duration::from_millis(1 << attempt.min(6)).min(left));
+        Instant::now() < deadline
+    }
+
     /// As [`Self::ask_each`], for commands of which none may be refused.
-    pub(super) fn ask(&self, pipeline: &Pipeline, deadline: Instant) -> Result<Vec<Value>> {
-        let replies = self.ask_each(pipeline, deadline).map_err(|lost| lost.error)?;
+    pub(super) fn ask(&self, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Vec<Value>> {
+        let replies = self.ask_each(pack, deadline).map_err(|lost| lost.error)?;
         match first_refusal(&replies) {
             Some(error) => Err(error),
             None => Ok(replies),
@@ -166,11 +236,26 @@ pub struct Lost {
     pub was_sent: bool,
 }
 
-/// Waits a little longer after each failed attempt. False where `deadline` has come.
-pub fn pause(attempt: u32, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    thread::sleep(Duration::from_millis(1 << attempt.min(6)).min(left));
-    Instant::now() < deadline
+/// Tries to connect until Redis is back, or the client is gone.
+fn look_for_redis(client: &Weak<Client>) {
+    let mut interval = PROBE_INTERVALS.0;
+    loop {
+        thread::sleep(interval);
+        let Some(client) = client.upgrade() else { return };
+        match client.pool.probe(Instant::now() + client.pool.config().connect_timeout) {
+            Err(error) if error.kind == Kind::Unavailable => {
+                client.breaker.open(&error);
+                interval = (interval * 2).min(PROBE_INTERVALS.1);
+            }
+            // Whatever else is wrong, a call shall learn from the server itself.
+            _ => {
+                let away = client.breaker.close().unwrap_or_default();
+                log::emit(Level::Info, || format!("{} is back after {away:.1?}", client.pool.config()));
+                client.settle_claims(client.deadline());
+                return;
+            }
+        }
+    }
 }
 
 /// An answer that no Redis gives.

@@ -1,13 +1,14 @@
 //! Settings of the pool, from a URL or the environment. Messages never hold a password.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::tls::Authorities;
 use crate::error::{Error, Result};
 
 /// Where Redis listens.
@@ -43,6 +44,10 @@ pub struct Config {
     pub prefix: String,
     /// Records that may wait to be written. Of no use until write-behind is supported.
     pub queue: usize,
+    /// Whom to trust; `None` where the connection is not encrypted.
+    pub tls: Option<Authorities>,
+    /// Whether to start a server where none listens.
+    pub autostart: bool,
 }
 
 /// What a URL looks like.
@@ -65,6 +70,8 @@ impl Config {
             ttl: Some(Duration::from_secs(3600)),
             prefix: String::new(),
             queue: 65536,
+            tls: None,
+            autostart: false,
         }
     }
 
@@ -107,7 +114,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads `redis://[[user][:password]@]host[:port][/db][?option=value&...]`, or
+    /// Reads `redis://[[user][:password]@]host[:port][/db][?option=value&...]`, the same with `rediss` for TLS, or
     /// `redis+unix:///path[?db=0&user=..&pass=..&option=value]` (`unix://` is the same).
     pub fn from_url(text: &str) -> Result<Self> {
         // The text is never quoted: it may hold a password.
@@ -130,15 +137,33 @@ impl Config {
         }
         let mut config = match url.scheme() {
             "redis" => Self::from_tcp_url(&url)?,
+            "rediss" => Config { tls: Some(Authorities::System), ..Self::from_tcp_url(&url)? },
             "unix" | "redis+unix" => Self::from_unix_url(&url)?,
-            scheme @ ("rediss" | "redis+cluster" | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel") => {
+            scheme @ ("redis+cluster" | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel") => {
                 return Err(Error::config(format!("the URL's scheme {scheme:?} is not supported yet")));
             }
             // Not quoted: in "user:password@host" it is the user.
-            _ => return Err(Error::config("the URL's scheme is none of redis, redis+unix, unix")),
+            _ => return Err(Error::config("the URL's scheme is none of redis, rediss, redis+unix, unix")),
         };
         config.read_options(&url)?;
+        config.check_autostart()?;
         Ok(config)
+    }
+
+    /// A private server is on this machine, and has no certificate.
+    fn check_autostart(&self) -> Result<()> {
+        if !self.autostart {
+            return Ok(());
+        }
+        match &self.address {
+            _ if self.tls.is_some() => {
+                Err(Error::config("autostart=1 starts a server without TLS, but the URL has rediss"))
+            }
+            Address::Tcp { host, .. } if !is_loopback(host) => Err(Error::config(format!(
+                "autostart=1 starts a server here, but the URL's host {host:?} is another machine"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn from_tcp_url(url: &Url) -> Result<Self> {
@@ -196,12 +221,11 @@ impl Config {
                     _ => return Err(Error::config(format!("write is {value:?}: must be sync or behind"))),
                 },
                 "queue" => self.queue = number(name, &value, 1, 1 << 24)? as usize,
-                "autostart" => {
-                    if number(name, &value, 0, 1)? == 1 {
-                        return Err(not_yet("autostart=1"));
-                    }
-                }
-                "tls_ca" => return Err(not_yet("tls_ca (with rediss://)")),
+                "autostart" => self.autostart = number(name, &value, 0, 1)? == 1,
+                "tls_ca" => match &mut self.tls {
+                    Some(authorities) => *authorities = Authorities::File(value),
+                    None => return Err(Error::config("tls_ca is given, but the URL's scheme is not rediss")),
+                },
                 "db" if is_unix => self.db = db("db", &value)?,
                 "user" if is_unix => self.username = Some(value),
                 "pass" if is_unix => self.password = Some(value),
@@ -238,6 +262,8 @@ impl Config {
             ("ttl_s", self.ttl != other.ttl),
             ("prefix", self.prefix != other.prefix),
             ("queue", self.queue != other.queue),
+            ("TLS", self.tls != other.tls),
+            ("autostart", self.autostart != other.autostart),
         ];
         let names: Vec<&str> = differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
         names.join(", ")
@@ -254,6 +280,10 @@ fn behind_host(url: &str) -> &str {
 fn shown(name: &str) -> String {
     let is_name = name.len() <= 32 && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
     if is_name { name.to_string() } else { HIDDEN.to_string() }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn not_yet(what: &str) -> Error {
@@ -303,8 +333,11 @@ fn prefix(text: String) -> Result<String> {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "redis://[{host}]:{port}/{}", self.db),
-            Address::Tcp { host, port } => write!(f, "redis://{host}:{port}/{}", self.db),
+            Address::Tcp { host, port } => {
+                let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+                let [open, close] = if host.contains(':') { ["[", "]"] } else { ["", ""] };
+                write!(f, "{scheme}://{open}{host}{close}:{port}/{}", self.db)
+            }
             Address::Unix(path) => write!(f, "redis+unix://{}?db={}", path.display(), self.db),
         }
     }
@@ -420,8 +453,9 @@ mod tests {
         assert!(refusal("redis://h/x").contains("database is \"x\""));
         assert!(refusal("redis://h?write=behind").contains("not supported yet"));
         assert!(refusal("redis://h?write=often").contains("write is \"often\""));
-        assert!(refusal("redis://h?autostart=1").contains("not supported yet"));
-        assert!(refusal("rediss://h").contains("rediss"));
+        assert!(refusal("redis://h?autostart=2").contains("autostart is \"2\""));
+        assert!(refusal("redis://h?autostart=1").contains("another machine"));
+        assert!(refusal("redis://h?tls_ca=/x").contains("tls_ca"));
         assert!(refusal("redis+cluster://h").contains("not supported yet"));
         assert!(refusal("http://h").contains("scheme"));
         assert!(refusal("").contains("no scheme"));

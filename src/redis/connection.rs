@@ -3,32 +3,43 @@
 //! redis-rs's own connection bounds each reply, not the call, and does not tell how much of a pipeline was sent.
 //! Delivery needs both: what was never sent whole was surely not executed, and may be reported or sent again as such.
 
-use std::io::{self, Read};
-use std::mem::MaybeUninit;
-use std::net::ToSocketAddrs;
-use std::time::{Duration, Instant};
+use std::io::{self, Read, Write};
+use std::time::Instant;
 
 use redis::{Parser, ServerError, ServerErrorKind, Value};
-use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::config::{Address, Config};
+use super::address;
+use super::config::Config;
+use super::socket::{Socket, Timed};
+use super::tls::{self, Tls};
 use crate::error::{Error, Kind, Result};
 
 /// A socket to Redis, logged in and on its database.
 pub struct Connection {
     socket: Socket,
+    /// `None` where nothing is encrypted.
+    tls: Option<Tls>,
     parser: Parser,
+    /// `None` where the server would not tell.
+    clock: Option<Clock>,
     /// In the middle of an exchange, or after a failed one: replies may still be on their way, so it is not used again.
     broken: bool,
+}
+
+/// The server's time a moment after `at`, in milliseconds.
+#[derive(Clone, Copy)]
+struct Clock {
+    at: Instant,
+    server_ms: u64,
 }
 
 /// What became of a pipeline.
 pub struct Exchange {
     /// The replies that came, in the order of the commands.
     pub replies: Vec<Value>,
-    /// How many bytes the kernel accepted. A command that ends beyond was surely not executed.
+    /// How many bytes may have reached the server. A command that ends beyond was surely not executed.
     pub sent: usize,
-    /// Bytes of the replies.
+    /// Bytes of the replies, encrypted if so.
     pub received: usize,
     /// Why there are fewer replies than commands; the connection is broken then.
     pub failure: Option<Error>,
@@ -36,63 +47,72 @@ pub struct Exchange {
 
 impl Connection {
     /// Connects, logs in and selects the database, by `deadline` and within the configured connect timeout.
-    pub fn open(config: &Config, deadline: Instant) -> Result<Self> {
+    pub fn open(config: &Config, tls: Option<&tls::Settings>, deadline: Instant) -> Result<Self> {
         let deadline = deadline.min(Instant::now() + config.connect_timeout);
-        let socket = connect(&config.address, deadline)
-            .map_err(|error| Error::new(Kind::Unavailable, format!("no connection to {config}: {error}")))?;
-        let mut connection = Connection { socket, parser: Parser::new(), broken: false };
+        let unavailable = |why: String| Error::new(Kind::Unavailable, format!("no connection to {config}: {why}"));
+        let socket = address::connect(&config.address, deadline).map_err(|error| unavailable(error.to_string()))?;
+        let mut timed = socket.until(deadline);
+        let tls = tls.map(|settings| Tls::agree(settings, &mut timed)).transpose();
+        let tls = tls.map_err(|error| unavailable(format!("TLS: {}", reason(&error, timed.failure))))?;
+        let mut connection = Connection { socket, tls, parser: Parser::new(), clock: None, broken: false };
         connection.hello(config, deadline).map_err(|error| error.of(format_args!("no connection to {config}")))?;
         Ok(connection)
     }
 
-    /// Logs in, and learns from a PING whether the server serves us at all, before any command is at stake.
+    /// Logs in, and learns from a PING whether the server serves us at all, before any command is at stake; and the time.
     fn hello(&mut self, config: &Config, deadline: Instant) -> Result<()> {
-        let mut packed = Vec::new();
-        let mut commands = 0;
-        let mut add = |command: &redis::Cmd| {
-            command.write_packed_command(&mut packed);
-            commands += 1;
-        };
+        let mut commands = Vec::new();
         match (&config.username, &config.password) {
             (None, None) => {}
-            (None, Some(password)) => add(redis::cmd("AUTH").arg(password)),
-            (Some(user), password) => add(redis::cmd("AUTH").arg(user).arg(password.as_deref().unwrap_or(""))),
+            (None, Some(password)) => commands.push(redis::cmd("AUTH").arg(password).take()),
+            (Some(user), password) => {
+                commands.push(redis::cmd("AUTH").arg(user).arg(password.as_deref().unwrap_or("")).take());
+            }
         }
         if config.db != 0 {
-            add(redis::cmd("SELECT").arg(config.db));
+            commands.push(redis::cmd("SELECT").arg(config.db).take());
         }
-        add(&redis::cmd("PING"));
-        let exchange = self.exchange(&packed, commands, deadline);
+        let required = commands.len();
+        commands.extend([redis::cmd("PING"), redis::cmd("TIME")]);
+        let mut packed = Vec::new();
+        commands.iter().for_each(|command| command.write_packed_command(&mut packed));
+        let at = Instant::now();
+        let exchange = self.exchange(&packed, commands.len(), deadline);
         for (i, reply) in exchange.replies.iter().enumerate() {
             if let Value::ServerError(error) = reply {
-                // A user may lack the right to PING and yet have all that is needed.
-                let is_ping = i + 1 == commands;
-                if !(is_ping && error.kind() == Some(ServerErrorKind::NoPerm)) {
+                // A user may lack the right to PING, or to ask for the time, and yet have all that is needed.
+                if i < required || error.kind() != Some(ServerErrorKind::NoPerm) {
                     return Err(refused(error));
                 }
             }
         }
-        match exchange.failure {
-            Some(error) => Err(Error::new(Kind::Unavailable, format!("connected, but {error}"))),
-            None => Ok(()),
+        if let Some(error) = exchange.failure {
+            return Err(Error::new(Kind::Unavailable, format!("connected, but {error}")));
         }
+        self.clock = exchange.replies.last().and_then(milliseconds).map(|server_ms| Clock { at, server_ms });
+        Ok(())
+    }
+
+    /// The server's time when `deadline` comes, or a moment later, in milliseconds; 0 where it is not known.
+    pub fn server_time(&self, deadline: Instant) -> u64 {
+        self.clock.map_or(0, |clock| clock.server_ms + deadline.saturating_duration_since(clock.at).as_millis() as u64)
     }
 
     /// Sends `packed`, which holds `commands` commands, and reads as many replies, all by `deadline`.
     pub fn exchange(&mut self, packed: &[u8], commands: usize, deadline: Instant) -> Exchange {
         self.broken = true;
         let mut result = Exchange { replies: Vec::with_capacity(commands), sent: 0, received: 0, failure: None };
-        if let Err(error) = self.send(packed, &mut result.sent, deadline) {
-            result.failure = Some(lost("sending", &error));
+        let mut wire = Wire { timed: self.socket.until(deadline), tls: self.tls.as_mut() };
+        if let Err(error) = wire.send(packed, &mut result.sent) {
+            result.failure = Some(lost("sending", &reason(&error, wire.timed.failure.take())));
         }
         // Also after a failed write: the server may have answered what came before, or said why it hung up.
         if result.sent > 0 {
-            let mut reader = Reader { socket: &self.socket, deadline, received: 0, failure: None };
             while result.replies.len() < commands {
-                match self.parser.parse_value(&mut reader) {
+                match self.parser.parse_value(&mut wire) {
                     Ok(reply) => result.replies.push(reply),
                     Err(_) => {
-                        let failure = match reader.failure.take() {
+                        let failure = match wire.timed.failure.take() {
                             Some(error) => lost("waiting for the answer", &error),
                             None => Error::new(Kind::Unavailable, "the answer is not Redis's protocol"),
                         };
@@ -101,22 +121,10 @@ impl Connection {
                     }
                 }
             }
-            result.received = reader.received;
+            result.received = wire.timed.received;
         }
         self.broken = result.failure.is_some();
         result
-    }
-
-    fn send(&self, packed: &[u8], sent: &mut usize, deadline: Instant) -> io::Result<()> {
-        while *sent < packed.len() {
-            self.socket.set_write_timeout(Some(remaining(deadline)?))?;
-            match self.socket.send_with_flags(&packed[*sent..], libc::MSG_NOSIGNAL) {
-                Ok(count) => *sent += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Whether an exchange has failed: an answer may still be on its way.
@@ -124,81 +132,53 @@ impl Connection {
         self.broken
     }
 
-    /// Whether the server has hung up on an idle connection, or said something unasked.
+    /// Whether an idle connection is of no use any more.
     pub fn is_dead(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        let answer = self.socket.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
-        // Nothing to read is the one good sign; an end of file or a byte is not.
-        !matches!(answer, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.socket.is_dead()
     }
 }
 
-fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
-    let addresses: Vec<SockAddr> = match address {
-        Address::Unix(path) => vec![SockAddr::unix(path)?],
-        Address::Tcp { host, port } => (host.as_str(), *port).to_socket_addrs()?.map(SockAddr::from).collect(),
-    };
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for (i, address) in addresses.iter().enumerate() {
-        // An address that swallows packets leaves time for the next.
-        let share = remaining(deadline)? / (addresses.len() - i) as u32;
-        match connect_to(address, share) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
+/// The time of an answer to TIME: seconds, and microseconds.
+fn milliseconds(reply: &Value) -> Option<u64> {
+    let (seconds, micros): (u64, u64) = redis::from_redis_value_ref(reply).ok()?;
+    Some(seconds * 1000 + micros / 1000)
+}
+
+/// A connection's two directions during an exchange.
+struct Wire<'a> {
+    timed: Timed<'a>,
+    tls: Option<&'a mut Tls>,
+}
+
+impl Wire<'_> {
+    fn send(&mut self, packed: &[u8], sent: &mut usize) -> io::Result<()> {
+        while *sent < packed.len() {
+            *sent += match &mut self.tls {
+                Some(tls) => tls.send(&packed[*sent..], &mut self.timed)?,
+                None => self.timed.write(&packed[*sent..])?,
+            };
         }
+        Ok(())
     }
-    Err(last)
 }
 
-fn connect_to(address: &SockAddr, timeout: Duration) -> io::Result<Socket> {
-    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-    socket.connect_timeout(address, timeout)?;
-    if address.domain() != Domain::UNIX {
-        socket.set_tcp_nodelay(true)?;
-    }
-    Ok(socket)
-}
-
-/// The time left, never zero: for a socket zero means no timeout.
-fn remaining(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    // The kernel counts microseconds, and rounds down to none.
-    Ok(left.max(Duration::from_micros(1)))
-}
-
-/// Reads from a socket until a deadline, counts the bytes, and remembers why it stopped.
-struct Reader<'a> {
-    socket: &'a Socket,
-    deadline: Instant,
-    received: usize,
-    failure: Option<io::Error>,
-}
-
-impl Read for Reader<'_> {
+impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let failure = loop {
-            let result = remaining(self.deadline).and_then(|left| {
-                self.socket.set_read_timeout(Some(left))?;
-                let mut socket = self.socket;
-                socket.read(buffer)
-            });
-            match result {
-                Ok(0) => break io::ErrorKind::UnexpectedEof.into(),
-                Ok(count) => {
-                    self.received += count;
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break error,
-            }
+        let result = match &mut self.tls {
+            Some(tls) => tls.receive(buffer, &mut self.timed),
+            None => self.timed.read(buffer),
         };
-        let kind = failure.kind();
-        self.failure = Some(failure);
-        Err(kind.into())
+        // The parser passes no error on.
+        if let Err(error) = &result {
+            self.timed.failure.get_or_insert_with(|| io::Error::new(error.kind(), error.to_string()));
+        }
+        result
     }
+}
+
+/// Why a layer above a socket failed: the socket's own failure if there was one.
+fn reason(error: &io::Error, of_socket: Option<io::Error>) -> io::Error {
+    of_socket.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }
 
 /// A connection that failed in use.

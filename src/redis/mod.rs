@@ -1,13 +1,18 @@
 //! Records into Redis lists and out again: configuration, connections, and the atomic scripts.
 
+mod address;
+mod autostart;
+mod breaker;
 mod client;
 mod config;
 mod connection;
 mod pipeline;
 mod pool;
+mod socket;
 mod stats;
 mod store;
 mod take;
+mod tls;
 mod ttl;
 
 pub use client::{Client, close, current, open};

@@ -38,6 +38,9 @@ impl Pipeline {
 }
 
 /// A script that the server runs atomically. Each touches keys of one cluster slot only.
+///
+/// The first argument of each is a time of the server's, in milliseconds, from which on it does nothing: what is stuck in a
+/// frozen server or on the way there cannot take effect when its caller has long been told of a timeout. 0 is for never.
 pub struct Script {
     body: &'static str,
     /// Filled at first use; no lock is involved, so a fork cannot leave it held.
@@ -54,14 +57,14 @@ impl Script {
     }
 
     /// The call of the script: by its hash, or `whole` where the server answered NOSCRIPT, which makes it known there.
-    pub fn call(&self, whole: bool, keys: &[&str]) -> Cmd {
+    pub fn call(&self, whole: bool, keys: &[&str], too_late: u64) -> Cmd {
         let mut command = if whole {
             redis::cmd("EVAL").arg(self.body).take()
         } else {
             let hash = self.hash.get_or_init(|| Box::new(redis::Script::new(self.body).get_hash().to_string()));
             redis::cmd("EVALSHA").arg(hash).take()
         };
-        command.arg(keys.len()).arg(keys);
+        command.arg(keys.len()).arg(keys).arg(too_late);
         command
     }
 }

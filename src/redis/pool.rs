@@ -2,17 +2,19 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::config::Config;
 use super::connection::Connection;
+use super::tls;
 use crate::error::{Error, Kind, Result};
+use crate::sync::{lock, wait_until};
 
 /// A bounded set of connections with equal settings.
 pub struct Pool {
     config: Config,
+    tls: Option<tls::Settings>,
     state: Mutex<State>,
     freed: Condvar,
     /// Connections made since the pool began.
@@ -34,9 +36,14 @@ pub struct Lease<'a> {
 }
 
 impl Pool {
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, tls: Option<tls::Settings>) -> Self {
         let state = Mutex::new(State { idle: Vec::new(), open: 0 });
-        Pool { config, state, freed: Condvar::new(), connected: AtomicU64::new(0) }
+        Pool { config, tls, state, freed: Condvar::new(), connected: AtomicU64::new(0) }
+    }
+
+    /// As empty as it began, with the same settings: for a forked child.
+    pub fn anew(&self) -> Self {
+        Self::new(self.config.clone(), self.tls.clone())
     }
 
     pub fn config(&self) -> &Config {
@@ -48,16 +55,32 @@ impl Pool {
         let mut lease = Lease { pool: self, connection: self.idle_or_place(deadline)?, is_new: false };
         if lease.connection.is_none() {
             // If this fails, dropping the lease gives up the place.
-            lease.connection = Some(Connection::open(&self.config, deadline)?);
+            lease.connection = Some(self.connect(deadline)?);
             lease.is_new = true;
-            self.connected.fetch_add(1, Ordering::Relaxed);
         }
         Ok(lease)
     }
 
+    /// Whether a connection can be made. It is kept where there is room for it.
+    pub fn probe(&self, deadline: Instant) -> Result<()> {
+        let connection = self.connect(deadline)?;
+        let mut state = lock(&self.state);
+        if state.open < self.config.pool_size {
+            state.open += 1;
+            state.idle.push(connection);
+        }
+        Ok(())
+    }
+
+    fn connect(&self, deadline: Instant) -> Result<Connection> {
+        let connection = Connection::open(&self.config, self.tls.as_ref(), deadline)?;
+        self.connected.fetch_add(1, Ordering::Relaxed);
+        Ok(connection)
+    }
+
     /// An idle connection, or `None` and a place for a new one.
     fn idle_or_place(&self, deadline: Instant) -> Result<Option<Connection>> {
-        let mut state = self.state.lock();
+        let mut state = lock(&self.state);
         loop {
             while let Some(connection) = state.idle.pop() {
                 if !connection.is_dead() {
@@ -69,17 +92,18 @@ impl Pool {
                 state.open += 1;
                 return Ok(None);
             }
-            if self.freed.wait_until(&mut state, deadline).timed_out() {
-                let message = format!("all {} connections were in use for {:?}", state.open, self.config.timeout);
-                return Err(Error::new(Kind::Timeout, message));
-            }
+            let open = state.open;
+            state = wait_until(&self.freed, state, deadline).ok_or_else(|| {
+                let message = format!("all {open} connections were in use for {:?}", self.config.timeout);
+                Error::new(Kind::Timeout, message)
+            })?;
         }
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut state = self.pool.state.lock();
+        let mut state = lock(&self.pool.state);
         match self.connection.take() {
             Some(connection) if !connection.is_broken() => state.idle.push(connection),
             _ => state.open -= 1,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use redis::{Cmd, ServerErrorKind, Value};
 
-use super::client::{Client, pause, unexpected};
+use super::client::{Client, unexpected};
 use super::connection::refused;
 use super::pipeline::{Pipeline, STORE};
 use crate::error::{Error, Kind, Result};
@@ -52,6 +52,8 @@ struct Task<'a> {
     write: Write<'a>,
     key: String,
     form: Form,
+    /// Whether it may take effect after the deadline: only where the server's clock is not what it was.
+    at_any_time: bool,
     /// Sent at least once without an answer.
     in_doubt: bool,
     result: Option<Result<()>>,
@@ -67,6 +69,8 @@ impl Client {
         let deadline = self.deadline();
         let mut tasks: Vec<Task<'_>> = writes.iter().map(|write| self.task(*write)).collect();
         keep_order(&mut tasks);
+        // What a take of this process left in doubt belongs before what is stored now.
+        self.settle_claims(deadline);
         for attempt in 0.. {
             let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| task.result.is_none()).collect();
             if pending.is_empty() {
@@ -76,7 +80,7 @@ impl Client {
             let Some(failure) = failure else { continue };
             // Without a server, only what is in doubt is worth waiting for.
             let is_worth_it = connected || pending.iter().any(|task| task.in_doubt && task.result.is_none());
-            let is_over = failure.kind == Kind::Timeout || !is_worth_it || !pause(attempt, deadline);
+            let is_over = failure.kind == Kind::Timeout || !is_worth_it || !self.pause(attempt, deadline);
             for task in pending.iter_mut().filter(|task| task.result.is_none()) {
                 if is_over {
                     task.result = Some(Err(task.failed(&failure)));
@@ -100,18 +104,19 @@ impl Client {
             (Placement::Append, Some(renewals)) if renewals.is_fresh(&key) => Form::PushExisting,
             (Placement::Append, Some(_)) => Form::Script,
         };
-        Task { write, key, form, in_doubt: false, result: None }
+        Task { write, key, form, at_any_time: false, in_doubt: false, result: None }
     }
 
     /// One round trip for all of `tasks`. Returns what went wrong with the connection, and whether there was one.
     fn attempt(&self, tasks: &mut [&mut Task<'_>], deadline: Instant) -> (Option<Error>, bool) {
         let ttl_ms = self.pool.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
-        let mut pipeline = Pipeline::new();
-        for task in tasks.iter() {
-            pipeline.push(&task.command(ttl_ms));
-        }
-        let exchange = match self.exchange(&pipeline, deadline) {
-            Ok(exchange) => exchange,
+        let pack = |too_late| {
+            let mut pipeline = Pipeline::new();
+            tasks.iter().for_each(|task| pipeline.push(&task.command(ttl_ms, too_late)));
+            pipeline
+        };
+        let (pipeline, exchange) = match self.exchange(pack, deadline) {
+            Ok(exchanged) => exchanged,
             Err(error) => return (Some(error), false),
         };
         for (task, reply) in tasks.iter_mut().zip(&exchange.replies) {
@@ -135,6 +140,11 @@ impl Client {
         task.result = match reply {
             Value::Int(0) if task.form == Form::PushExisting => {
                 task.form = Form::Script;
+                None
+            }
+            // Too late by a clock that has been put forward, for somebody is still waiting.
+            Value::Nil => {
+                task.at_any_time = true;
                 None
             }
             Value::Int(length) if *length > 0 => {
@@ -188,7 +198,7 @@ fn keep_order(tasks: &mut [Task<'_>]) {
 }
 
 impl Task<'_> {
-    fn command(&self, ttl_ms: u64) -> Cmd {
+    fn command(&self, ttl_ms: u64, too_late: u64) -> Cmd {
         let mut command = match self.form {
             Form::Push => redis::cmd("RPUSH").arg(&self.key).take(),
             Form::PushExisting => redis::cmd("RPUSHX").arg(&self.key).take(),
@@ -197,7 +207,8 @@ impl Task<'_> {
                     Placement::Append => -1,
                     Placement::At(index) => index as i64,
                 };
-                let mut call = STORE.call(self.form == Form::WholeScript, &[&self.key]);
+                let too_late = if self.at_any_time { 0 } else { too_late };
+                let mut call = STORE.call(self.form == Form::WholeScript, &[&self.key], too_late);
                 call.arg(index).arg(ttl_ms).take()
             }
         };

@@ -1,23 +1,23 @@
 //! Taking: a list is claimed under a name of the taker's own, read, and only then deleted.
 
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
-use redis::{Cmd, ServerErrorKind, Value};
+use redis::{ServerErrorKind, Value};
 
 use super::client::{Client, Lost, first_refusal, unexpected};
 use super::connection::refused;
-use super::pipeline::{CLAIM, Pipeline, RESTORE, Script};
+use super::pipeline::{CLAIM, Pipeline, RESTORE};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level};
 use crate::metrics::Metrics;
 use crate::record;
+use crate::sync::lock;
 
 /// What a take came to.
 #[derive(Debug)]
@@ -40,25 +40,46 @@ struct Wanted {
 
 /// The life of a claim on a list that lived for ever. A claim on another list lives as long as that would have.
 const CLAIM_LIFE: Duration = Duration::from_secs(3600);
+/// By how much our reckoning of the server's clock may be off.
+const CLOCK_MARGIN: Duration = Duration::from_millis(100);
 
-/// Claims that Redis may have been asked for without our having read them, of all pools that this process has opened.
+/// Claims that may lie in Redis though their take has ended, of all pools that this process has opened: Redis was asked for
+/// them without our having read them, or to delete them without an answer.
 ///
-/// Each is kept until it was found, for the request may yet reach Redis, or until it would have expired.
+/// Each is kept until it is settled for sure: the request may still be on its way to a frozen server.
 pub struct DoubtfulClaims {
     pid: u32,
-    by_list: Mutex<HashMap<List, Vec<Doubt>>>,
+    doubts: Mutex<Vec<Doubt>>,
+    /// How many there are, readable without the lock.
+    count: AtomicUsize,
     /// In a forked child the parent's, which is never touched: another thread may have held its lock at the fork.
     _inherited: Option<Arc<DoubtfulClaims>>,
 }
 
-/// A server and a key there.
-type List = (String, String);
-
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Doubt {
+    /// The server, as messages name it.
+    server: String,
+    key: String,
     claim: String,
-    lives_for_ever: bool,
+    fate: Fate,
+    /// When the claim would have expired.
     until: Instant,
+}
+
+/// What is to become of a claim.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    /// Its records were delivered: it is deleted.
+    Deleted,
+    /// Nobody has seen its records, if there are any: it goes back to its list.
+    GivenBack {
+        lives_for_ever: bool,
+        /// The server's time from which on the claim cannot be made any more; 0 where that is not known.
+        too_late: u64,
+        /// The same by our clock, and a little more.
+        due: Instant,
+    },
 }
 
 impl DoubtfulClaims {
@@ -70,32 +91,34 @@ impl DoubtfulClaims {
         if let Some(claims) = current.as_ref().filter(|claims| claims.pid == pid) {
             return claims.clone();
         }
-        let own = Arc::new(DoubtfulClaims { pid, by_list: Mutex::default(), _inherited: current.clone() });
-        drop(CURRENT.compare_and_swap(&current, Some(own)));
+        let own =
+            DoubtfulClaims { pid, doubts: Mutex::default(), count: AtomicUsize::new(0), _inherited: current.clone() };
+        drop(CURRENT.compare_and_swap(&current, Some(Arc::new(own))));
         Self::of_this_process()
     }
 
-    fn add(&self, list: List, doubt: Doubt) {
-        let mut by_list = self.by_list.lock();
-        by_list.retain(|_, doubts| {
+    fn change(&self, change: impl FnOnce(&mut Vec<Doubt>)) {
+        let mut doubts = lock(&self.doubts);
+        change(&mut doubts);
+        self.count.store(doubts.len(), Relaxed);
+    }
+
+    fn add(&self, doubt: Doubt) {
+        self.change(|doubts| {
             doubts.retain(|doubt| doubt.until > Instant::now());
-            !doubts.is_empty()
+            doubts.push(doubt);
         });
-        by_list.entry(list).or_default().push(doubt);
     }
 
-    fn of(&self, list: &List) -> Vec<Doubt> {
-        self.by_list.lock().get(list).cloned().unwrap_or_default()
+    fn settle(&self, settled: &Doubt) {
+        self.change(|doubts| doubts.retain(|doubt| doubt != settled));
     }
 
-    fn settle(&self, list: &List, claim: &str) {
-        let mut by_list = self.by_list.lock();
-        if let Some(doubts) = by_list.get_mut(list) {
-            doubts.retain(|doubt| doubt.claim != claim);
-            if doubts.is_empty() {
-                by_list.remove(list);
-            }
+    fn which(&self, wanted: impl Fn(&Doubt) -> bool) -> Vec<Doubt> {
+        if self.count.load(Relaxed) == 0 {
+            return Vec::new();
         }
+        lock(&self.doubts).iter().filter(|doubt| wanted(doubt)).cloned().collect()
     }
 }
 
@@ -129,12 +152,17 @@ impl Client {
 
     /// Takes all records, if there are as many as wanted.
     fn take_if(&self, key: &str, wanted: Wanted, deadline: Instant) -> Result<Taken> {
-        self.give_back_doubtful(key, deadline)?;
+        self.settle_list(key, deadline)?;
         let claim = claim_name(key);
-        let lives_for_ever = self.pool.config().ttl.is_none();
-        let replies = self.claim(key, &claim, wanted, deadline).map_err(|lost| {
+        let (replies, too_late) = self.claim(key, &claim, wanted, deadline);
+        let give_back = |lives_for_ever| {
+            let fate = Fate::GivenBack { lives_for_ever, too_late, due: deadline + CLOCK_MARGIN };
+            self.claims.add(self.doubt(key, &claim, fate));
+        };
+        let pool_lives_for_ever = self.pool.config().ttl.is_none();
+        let replies = replies.map_err(|lost| {
             if lost.was_sent {
-                self.doubt(key, &claim, lives_for_ever);
+                give_back(pool_lives_for_ever);
             }
             lost.error
         })?;
@@ -154,65 +182,122 @@ impl Client {
         }
         match parse_all(elements) {
             Ok(records) => {
-                self.acknowledge(&claim, deadline);
+                self.acknowledge(key, &claim, deadline);
                 self.stats.taken.fetch_add(records.len() as u64, Relaxed);
                 Ok(Taken::All(records))
             }
             Err(error) => {
-                let lives_for_ever = if *lived_for_ever < 0 { lives_for_ever } else { *lived_for_ever == 1 };
-                self.doubt(key, &claim, lives_for_ever);
-                self.give_back_doubtful(key, deadline)?;
+                give_back(if *lived_for_ever < 0 { pool_lives_for_ever } else { *lived_for_ever == 1 });
+                self.settle_list(key, deadline)?;
                 Err(error)
             }
         }
     }
 
-    /// Claims a list and reads the claim, in one round trip.
-    fn claim(&self, key: &str, claim: &str, wanted: Wanted, deadline: Instant) -> Result<Vec<Value>, Lost> {
+    /// Claims a list and reads the claim, in one round trip. Says as well when it would have been too late for that.
+    fn claim(&self, key: &str, claim: &str, wanted: Wanted, deadline: Instant) -> (Result<Vec<Value>, Lost>, u64) {
         let number = |count: usize| count.min(i64::MAX as usize);
-        let read = redis::cmd("LRANGE").arg(claim).arg(0).arg(-1).take();
         let args = [number(wanted.least), number(wanted.most), CLAIM_LIFE.as_millis() as usize];
-        self.call(&CLAIM, &[key, claim], |command| command.arg(&args), Some(read), deadline)
+        let latest = Cell::new(0);
+        let ask = |at_any_time: bool| {
+            let commands = |whole, too_late| {
+                let too_late = if at_any_time { 0 } else { too_late };
+                latest.set(too_late);
+                let mut pipeline = Pipeline::of(CLAIM.call(whole, &[key, claim], too_late).arg(&args));
+                pipeline.push(redis::cmd("LRANGE").arg(claim).arg(0).arg(-1));
+                pipeline
+            };
+            self.ask_script(commands, deadline)
+        };
+        let replies = match ask(false) {
+            // Too late by a clock that has been put forward, for somebody is still waiting.
+            Ok(replies) if replies[0] == Value::Nil => ask(true),
+            replies => replies,
+        };
+        (replies, latest.get())
     }
 
-    /// The records are here: deletes the claim.
-    fn acknowledge(&self, claim: &str, deadline: Instant) {
-        if let Err(error) = self.ask(&Pipeline::of(redis::cmd("UNLINK").arg(claim)), deadline) {
-            log::emit(Level::Warning, || format!("{claim} is left to expire: {error}"));
+    /// The records are here: deletes the claim, now or when Redis is back.
+    fn acknowledge(&self, key: &str, claim: &str, deadline: Instant) {
+        let doubt = self.doubt(key, claim, Fate::Deleted);
+        if let Err(error) = self.delete(&doubt, deadline) {
+            log::emit(Level::Warning, || format!("{claim} will be deleted later: {error}"));
+            self.claims.add(doubt);
         }
     }
 
-    /// Remembers a claim that may hold a list.
-    fn doubt(&self, key: &str, claim: &str, lives_for_ever: bool) {
+    fn doubt(&self, key: &str, claim: &str, fate: Fate) -> Doubt {
         let life = self.pool.config().ttl.map_or(CLAIM_LIFE, |ttl| ttl.max(CLAIM_LIFE));
-        let doubt = Doubt { claim: claim.into(), lives_for_ever, until: Instant::now() + life };
-        self.claims.add(self.list(key), doubt);
+        Doubt { server: self.server(), key: key.into(), claim: claim.into(), fate, until: Instant::now() + life }
     }
 
-    /// Gives back what earlier takes of this process may have claimed without reading it.
-    fn give_back_doubtful(&self, key: &str, deadline: Instant) -> Result<()> {
-        let list = self.list(key);
-        for doubt in self.claims.of(&list) {
-            let arg = i32::from(doubt.lives_for_ever);
-            let replies = self.call(&RESTORE, &[key, &doubt.claim], |command| command.arg(arg), None, deadline);
-            match replies.map_err(|lost| lost.error)?.as_slice() {
-                [Value::Int(1)] => self.claims.settle(&list, &doubt.claim),
-                [Value::Int(_)] => {}
-                replies => return Err(first_refusal(replies).unwrap_or_else(|| unexpected(&replies[0]))),
+    fn server(&self) -> String {
+        self.pool.config().to_string()
+    }
+
+    fn delete(&self, doubt: &Doubt, deadline: Instant) -> Result<()> {
+        self.ask(&|_| Pipeline::of(redis::cmd("UNLINK").arg(&doubt.claim)), deadline).map(drop)
+    }
+
+    /// Settles every claim in doubt for which the time has come. What fails is tried again at another time.
+    pub(super) fn settle_claims(&self, deadline: Instant) {
+        let is_due = |doubt: &Doubt| match doubt.fate {
+            Fate::Deleted => true,
+            Fate::GivenBack { too_late, due, .. } => too_late > 0 && due <= Instant::now(),
+        };
+        let doubts = self.claims.which(|doubt| is_due(doubt) && doubt.server == self.server());
+        for doubt in doubts {
+            let error = match doubt.fate {
+                Fate::Deleted => self.delete(&doubt, deadline).map(|()| self.claims.settle(&doubt)),
+                Fate::GivenBack { .. } => self.give_back(&doubt, deadline).map(drop),
+            };
+            match error {
+                Err(error) if matches!(error.kind, Kind::Unavailable | Kind::Timeout) => return,
+                // It will not be allowed another time either.
+                Err(error) => {
+                    log::emit(Level::Warning, || format!("{} is left to expire: {error}", doubt.claim));
+                    self.claims.settle(&doubt);
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Gives back what earlier takes of this process may have claimed of a list without reading it.
+    fn settle_list(&self, key: &str, deadline: Instant) -> Result<()> {
+        let of_list = |doubt: &Doubt| matches!(doubt.fate, Fate::GivenBack { .. }) && doubt.key == key;
+        for doubt in self.claims.which(|doubt| of_list(doubt) && doubt.server == self.server()) {
+            while !self.give_back(&doubt, deadline)? {
+                // In a moment it is known for sure; if not, the server's clock is not what it was.
+                let Fate::GivenBack { too_late: 1.., due, .. } = doubt.fate else { break };
+                if Instant::now() > due || !self.pause(0, deadline) {
+                    break;
+                }
             }
         }
         Ok(())
     }
 
-    fn list(&self, key: &str) -> List {
-        (self.pool.config().to_string(), key.to_string())
+    /// Gives a claim back to its list, if it is there; false where it may yet come to be.
+    fn give_back(&self, doubt: &Doubt, deadline: Instant) -> Result<bool> {
+        let Fate::GivenBack { lives_for_ever, too_late, .. } = doubt.fate else { return Ok(true) };
+        let keys = [doubt.key.as_str(), &doubt.claim];
+        let commands = |whole, _| Pipeline::of(RESTORE.call(whole, &keys, too_late).arg(i32::from(lives_for_ever)));
+        match self.ask_script(commands, deadline).map_err(|lost| lost.error)?.as_slice() {
+            [Value::Int(-1)] => Ok(false),
+            [Value::Int(_)] => {
+                self.claims.settle(doubt);
+                Ok(true)
+            }
+            replies => Err(first_refusal(replies).unwrap_or_else(|| unexpected(&replies[0]))),
+        }
     }
 
     /// How many records a request has.
     pub fn count(&self, id: &str) -> Result<usize> {
         let (deadline, key) = (self.deadline(), self.key(id));
-        self.give_back_doubtful(&key, deadline)?;
-        let replies = self.ask(&Pipeline::of(redis::cmd("LLEN").arg(key)), deadline)?;
+        self.settle_list(&key, deadline)?;
+        let replies = self.ask(&|_| Pipeline::of(redis::cmd("LLEN").arg(&key)), deadline)?;
         match replies[0] {
             Value::Int(count) => Ok(count as usize),
             ref other => Err(unexpected(other)),
@@ -222,28 +307,19 @@ impl Client {
     /// Deletes all records of a request. Refused like all else where the key holds no list.
     pub fn discard(&self, id: &str) -> Result<()> {
         let (deadline, key) = (self.deadline(), self.key(id));
-        self.give_back_doubtful(&key, deadline)?;
+        self.settle_list(&key, deadline)?;
         // Unlike DEL, a trim to nothing leaves a foreign value alone.
-        self.ask(&Pipeline::of(redis::cmd("LTRIM").arg(key).arg(1).arg(0)), deadline).map(drop)
+        self.ask(&|_| Pipeline::of(redis::cmd("LTRIM").arg(&key).arg(1).arg(0)), deadline).map(drop)
     }
 
-    /// Calls a script on a list and its claim, with a command behind it in the same round trip.
-    fn call(
-        &self,
-        script: &Script,
-        keys: &[&str; 2],
-        args: impl Fn(&mut Cmd) -> &mut Cmd,
-        then: Option<Cmd>,
-        deadline: Instant,
-    ) -> Result<Vec<Value>, Lost> {
-        let ask = |whole| {
-            let mut pipeline = Pipeline::of(args(&mut script.call(whole, keys)));
-            then.iter().for_each(|command| pipeline.push(command));
-            self.ask_each(&pipeline, deadline)
-        };
-        let replies = ask(false)?;
+    /// As [`Self::ask_each`], for commands that begin with a script: packed with its hash (false), or whole where the server
+    /// does not know that.
+    fn ask_script(&self, pack: impl Fn(bool, u64) -> Pipeline, deadline: Instant) -> Result<Vec<Value>, Lost> {
+        let replies = self.ask_each(&|too_late| pack(false, too_late), deadline)?;
         match &replies[0] {
-            Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => ask(true),
+            Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
+                self.ask_each(&|too_late| pack(true, too_late), deadline)
+            }
             _ => Ok(replies),
         }
     }

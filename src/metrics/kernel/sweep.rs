@@ -58,12 +58,12 @@ const STRETCH: f64 = 2.0 - LN_2 as f64 / LN_2_EXACT;
 
 /// How exp(x / temperature) is made: not at all; as that power of exp(x), 2 to 8; by an exponential of its own; or so, and
 /// nothing else is made.
-pub const NO_TEMP: u32 = 0;
-pub const ANY_TEMP: u32 = 9;
-pub const ONLY_TEMP: u32 = 10;
+const NO_TEMP: u32 = 0;
+const ANY_TEMP: u32 = 9;
+const ONLY_TEMP: u32 = 10;
 
 /// How exp(x / temperature) is made for a temperature.
-pub fn temp(temperature: f64) -> u32 {
+fn temp(temperature: f64) -> u32 {
     let inverse = 1.0 / temperature;
     let power = inverse.round();
     // No f32 is 1/3, but one is next to it.

@@ -3,7 +3,7 @@
 use crate::metrics::row::{Bits16, Bits32};
 
 /// Added to a float below 2^22 it rounds that to a whole number, which then stands in the low bits.
-pub const MAGIC: f32 = 12_582_912.0; // 1.5 x 2^23
+pub(super) const MAGIC: f32 = 12_582_912.0; // 1.5 x 2^23
 
 /// A vector of f32 lanes.
 ///

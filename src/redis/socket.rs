@@ -1,0 +1,174 @@
+//! Sockets with a deadline on every read and write. A forked child closes those that it inherits.
+
+use std::cell::UnsafeCell;
+use std::io::{self, Read, Write};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Type};
+
+use crate::process;
+use crate::sync::lock;
+
+/// The sockets of this process. Opening and closing happen under the lock, and so does a fork, so that in a child the
+/// list is exactly what it inherited.
+static OPEN: Mutex<Sockets> = Mutex::new(Sockets { list: Vec::new(), next: 0 });
+
+struct Sockets {
+    list: Vec<Entry>,
+    next: u64,
+}
+
+/// A descriptor's number is used again; the serial number is not.
+#[derive(Clone, Copy, PartialEq)]
+struct Entry {
+    descriptor: RawFd,
+    serial: u64,
+}
+
+/// The lock, while a fork is under way.
+struct Held(UnsafeCell<Option<MutexGuard<'static, Sockets>>>);
+
+// SAFETY: only touched by whoever holds the lock.
+unsafe impl Sync for Held {}
+
+static HELD: Held = Held(UnsafeCell::new(None));
+
+extern "C" fn before_fork() {
+    let guard = lock(&OPEN);
+    // SAFETY: this thread holds the lock.
+    unsafe { *HELD.0.get() = Some(guard) };
+}
+
+extern "C" fn after_fork_in_parent() {
+    // SAFETY: this thread has held the lock since `before_fork`.
+    drop(unsafe { (*HELD.0.get()).take() });
+}
+
+/// Closes what the child inherited: just that. A QUIT or a shutdown would reach the parent's server, or the parent.
+extern "C" fn after_fork_in_child() {
+    // SAFETY: this thread is the copy of the one that has held the lock since `before_fork`.
+    let Some(mut sockets) = (unsafe { (*HELD.0.get()).take() }) else { return };
+    for entry in sockets.list.drain(..) {
+        // SAFETY: a socket of ours, open in this process; who owned it runs in the parent only.
+        unsafe { libc::close(entry.descriptor) };
+    }
+}
+
+/// A connected socket.
+pub struct Socket {
+    socket: ManuallyDrop<socket2::Socket>,
+    entry: Entry,
+}
+
+impl Socket {
+    /// Connects within `timeout`.
+    pub fn connect(address: &SockAddr, timeout: Duration) -> io::Result<Self> {
+        process::at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
+        let socket = Self::new(address.domain())?;
+        socket.socket.connect_timeout(address, timeout)?;
+        if address.domain() != Domain::UNIX {
+            socket.socket.set_tcp_nodelay(true)?;
+        }
+        Ok(socket)
+    }
+
+    fn new(domain: Domain) -> io::Result<Self> {
+        let mut sockets = lock(&OPEN);
+        let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
+        let entry = Entry { descriptor: socket.as_raw_fd(), serial: sockets.next };
+        sockets.next += 1;
+        sockets.list.push(entry);
+        Ok(Socket { socket: ManuallyDrop::new(socket), entry })
+    }
+
+    /// The socket with a deadline.
+    pub fn until(&self, deadline: Instant) -> Timed<'_> {
+        Timed { socket: &self.socket, deadline, received: 0, failure: None }
+    }
+
+    /// Whether an idle socket can be of no use: the other side has hung up, or said something unasked.
+    pub fn is_dead(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let answer = self.socket.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        // Nothing to read is the one good sign; an end of file or a byte is not.
+        !matches!(answer, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut sockets = lock(&OPEN);
+        // A socket that is not listed was its parent's, and its number may be somebody else's by now.
+        if let Some(at) = sockets.list.iter().position(|entry| *entry == self.entry) {
+            sockets.list.swap_remove(at);
+            // SAFETY: not used again: this is the drop.
+            unsafe { ManuallyDrop::drop(&mut self.socket) };
+        }
+    }
+}
+
+/// Reads and writes until a deadline, counts the bytes that came, and remembers why it stopped.
+pub struct Timed<'a> {
+    socket: &'a socket2::Socket,
+    deadline: Instant,
+    /// Bytes read.
+    pub received: usize,
+    /// The error that ended the last read or write, also where a layer above has replaced it.
+    pub failure: Option<io::Error>,
+}
+
+impl Timed<'_> {
+    /// Repeats `step` when a signal came between; `step` gets the time that is left.
+    fn repeat(&mut self, mut step: impl FnMut(&socket2::Socket, Duration) -> io::Result<usize>) -> io::Result<usize> {
+        let failure = loop {
+            match remaining(self.deadline).and_then(|left| step(self.socket, left)) {
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error,
+            }
+        };
+        let kind = failure.kind();
+        self.failure = Some(failure);
+        Err(kind.into())
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.repeat(|mut socket, left| {
+            socket.set_read_timeout(Some(left))?;
+            match socket.read(buffer)? {
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                count => Ok(count),
+            }
+        })?;
+        self.received += count;
+        Ok(count)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.repeat(|socket, left| {
+            socket.set_write_timeout(Some(left))?;
+            socket.send_with_flags(bytes, libc::MSG_NOSIGNAL)
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The time left, never zero: for a socket zero means no timeout.
+pub fn remaining(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    // The kernel counts microseconds, and rounds down to none.
+    Ok(left.max(Duration::from_micros(1)))
+}
