@@ -3,6 +3,7 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 60
 CONFIGURE = cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX:PATH="$(PREFIX)" \
 	-DPITA_REDIS_CARGO_TARGET_DIR="$(CURDIR)/target"
 
@@ -14,6 +15,7 @@ help:
 	@echo 'make test      all tests: Rust, C++, valgrind, the installed package'
 	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
+	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
 	@echo 'make bench     the kernels against a plain sum, a two-pass kernel, and numpy and torch where there are any'
 	@echo 'make bench-peers   installs numpy and torch for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
@@ -47,6 +49,13 @@ test-kernels:
 fuzz:
 	@scripts/setup.sh fuzz
 	@scripts/fuzz.sh "$(FUZZ_SECONDS)"
+
+.PHONY: soak
+soak:
+	@scripts/setup.sh test
+	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
+	@cmake --build build --target pita_redis_soak
+	build/cpp_tests/soak/soak "$(SOAK_SECONDS)"
 
 .PHONY: bench
 bench:

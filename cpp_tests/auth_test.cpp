@@ -276,7 +276,7 @@ TEST_F(Secret, StaysSecretInUrlsThatAreRefused) {
              "redis:/user:hunter@localhost",
              "redis://user:hunter@",
              "redis://user:hunter@local host",
-             "rediss://user:hunter@localhost",
+             "rediss://user:hunter@localhost?tls_ca=/nowhere",
              "http://user:hunter@localhost",
              "hunter:hunter@localhost",
              "user:hunter@localhost",

@@ -140,9 +140,10 @@ const Refused refused_urls[] = {
     {"PrefixTooLong", "redis://localhost?prefix=" + std::string(1025, 'p'), {"prefix", "1025"}},
 
     {"WriteBehind", "redis://localhost?write=behind", {"write=behind", "not supported yet"}},
-    {"Autostart", "redis://localhost?autostart=1", {"autostart=1", "not supported yet"}},
-    {"TlsAuthorities", "redis://localhost?tls_ca=/etc/ca.pem", {"tls_ca", "not supported yet"}},
-    {"Tls", "rediss://localhost", {"rediss", "not supported yet"}},
+    {"AutostartElsewhere", "redis://example.org?autostart=1", {"autostart=1", "\"example.org\"", "another machine"}},
+    {"AutostartOverTls", "rediss://localhost?autostart=1", {"autostart=1", "TLS"}},
+    {"TlsAuthoritiesWithoutTls", "redis://localhost?tls_ca=/etc/ca.pem", {"tls_ca", "rediss"}},
+    {"TlsAuthoritiesNowhere", "rediss://localhost?tls_ca=/nowhere", {"tls_ca is \"/nowhere\""}},
     {"Cluster", "redis+cluster://localhost", {"redis+cluster", "not supported yet"}},
     {"Sentinel", "redis+sentinel://localhost", {"redis+sentinel", "not supported yet"}},
 };

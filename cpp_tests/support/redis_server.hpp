@@ -9,7 +9,7 @@
 
 namespace support {
 
-// A redis-server on a free port of 127.0.0.1 and on a unix socket, which keeps nothing on disk.
+// A redis-server on a free port of 127.0.0.1 and on a unix socket, which keeps nothing on disk unless options say so.
 //
 // Ready for commands when constructed, gone when destroyed or when this process dies. Throws std::runtime_error.
 class RedisServer {
@@ -31,7 +31,7 @@ class RedisServer {
 
     // Kills it; it has no chance to say good-bye.
     void kill();
-    // Starts it again, empty, on the same port.
+    // Starts it again on the same port and in the same directory: empty, unless options have it keep things on disk.
     void restart();
     // Stops it in its tracks: connections stay up, nothing is answered.
     void freeze();
