@@ -186,11 +186,13 @@ impl Client {
 
     /// The replies to commands that do no harm when they are executed twice: repeated over new connections until all
     /// are answered, or `deadline`; where nothing was sent yet, only as long as there is a server.
-    pub(super) fn ask_each(&self, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Vec<Value>, Lost> {
+    pub(super) fn ask_each(&self, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Answer, Lost> {
         let mut was_sent = false;
         for attempt in 0.. {
             let error = match self.exchange(pack, deadline) {
-                Ok((_, Exchange { failure: None, replies, .. })) => return Ok(replies),
+                Ok((_, Exchange { failure: None, replies, .. })) => {
+                    return Ok(Answer { replies, is_repeated: was_sent });
+                }
                 Ok((_, Exchange { failure: Some(error), sent, .. })) => {
                     was_sent |= sent > 0;
                     error
@@ -217,10 +219,10 @@ impl Client {
 
     /// As [`Self::ask_each`], for commands of which none may be refused.
     pub(super) fn ask(&self, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Vec<Value>> {
-        let replies = self.ask_each(pack, deadline).map_err(|lost| lost.error)?;
-        match first_refusal(&replies) {
+        let answer = self.ask_each(pack, deadline).map_err(|lost| lost.error)?;
+        match first_refusal(&answer.replies) {
             Some(error) => Err(error),
-            None => Ok(replies),
+            None => Ok(answer.replies),
         }
     }
 }
@@ -228,6 +230,12 @@ impl Client {
 /// The first error among replies.
 pub fn first_refusal(replies: &[Value]) -> Option<Error> {
     replies.iter().find_map(|reply| if let Value::ServerError(error) = reply { Some(refused(error)) } else { None })
+}
+
+/// The replies, and whether the commands were also sent without an answer before: those may yet reach Redis.
+pub struct Answer {
+    pub replies: Vec<Value>,
+    pub is_repeated: bool,
 }
 
 /// Why there was no answer, and whether Redis may have executed the commands all the same.

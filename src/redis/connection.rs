@@ -33,6 +33,17 @@ struct Clock {
     server_ms: u64,
 }
 
+/// How often a server is greeted that hangs up without a word.
+const GREETINGS: usize = 3;
+
+/// Why a server that was connected to does not serve us.
+enum Refusal {
+    /// The connection was lost.
+    HungUp(Error),
+    /// An error answer, or no answer in time.
+    Said(Error),
+}
+
 /// What became of a pipeline.
 pub struct Exchange {
     /// The replies that came, in the order of the commands.
@@ -49,18 +60,32 @@ impl Connection {
     /// Connects, logs in and selects the database, by `deadline` and within the configured connect timeout.
     pub fn open(config: &Config, tls: Option<&tls::Settings>, deadline: Instant) -> Result<Self> {
         let deadline = deadline.min(Instant::now() + config.connect_timeout);
+        let mut greetings = 0;
+        loop {
+            let mut connection = Self::connect(config, tls, deadline)?;
+            greetings += 1;
+            match connection.hello(config, deadline) {
+                Ok(()) => return Ok(connection),
+                // A connection that is lost so early was likely lost by chance.
+                Err(Refusal::HungUp(_)) if greetings < GREETINGS => {}
+                Err(Refusal::HungUp(error) | Refusal::Said(error)) => {
+                    return Err(error.of(format_args!("no connection to {config}")));
+                }
+            }
+        }
+    }
+
+    fn connect(config: &Config, tls: Option<&tls::Settings>, deadline: Instant) -> Result<Self> {
         let unavailable = |why: String| Error::new(Kind::Unavailable, format!("no connection to {config}: {why}"));
         let socket = address::connect(&config.address, deadline).map_err(|error| unavailable(error.to_string()))?;
         let mut timed = socket.until(deadline);
         let tls = tls.map(|settings| Tls::agree(settings, &mut timed)).transpose();
         let tls = tls.map_err(|error| unavailable(format!("TLS: {}", reason(&error, timed.failure))))?;
-        let mut connection = Connection { socket, tls, parser: Parser::new(), clock: None, broken: false };
-        connection.hello(config, deadline).map_err(|error| error.of(format_args!("no connection to {config}")))?;
-        Ok(connection)
+        Ok(Connection { socket, tls, parser: Parser::new(), clock: None, broken: false })
     }
 
     /// Logs in, and learns from a PING whether the server serves us at all, before any command is at stake; and the time.
-    fn hello(&mut self, config: &Config, deadline: Instant) -> Result<()> {
+    fn hello(&mut self, config: &Config, deadline: Instant) -> Result<(), Refusal> {
         let mut commands = Vec::new();
         match (&config.username, &config.password) {
             (None, None) => {}
@@ -82,12 +107,14 @@ impl Connection {
             if let Value::ServerError(error) = reply {
                 // A user may lack the right to PING, or to ask for the time, and yet have all that is needed.
                 if i < required || error.kind() != Some(ServerErrorKind::NoPerm) {
-                    return Err(refused(error));
+                    return Err(Refusal::Said(refused(error)));
                 }
             }
         }
         if let Some(error) = exchange.failure {
-            return Err(Error::new(Kind::Unavailable, format!("connected, but {error}")));
+            let is_lost = error.kind == Kind::Unavailable;
+            let error = Error::new(Kind::Unavailable, format!("connected, but {error}"));
+            return Err(if is_lost { Refusal::HungUp(error) } else { Refusal::Said(error) });
         }
         self.clock = exchange.replies.last().and_then(milliseconds).map(|server_ms| Clock { at, server_ms });
         Ok(())

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use redis::{ServerErrorKind, Value};
 
-use super::client::{Client, Lost, first_refusal, unexpected};
+use super::client::{Answer, Client, Lost, first_refusal, unexpected};
 use super::connection::refused;
 use super::pipeline::{CLAIM, Pipeline, RESTORE};
 use crate::error::{Error, Kind, Result};
@@ -154,18 +154,17 @@ impl Client {
     fn take_if(&self, key: &str, wanted: Wanted, deadline: Instant) -> Result<Taken> {
         self.settle_list(key, deadline)?;
         let claim = claim_name(key);
-        let (replies, too_late) = self.claim(key, &claim, wanted, deadline);
+        let (answer, too_late) = self.claim(key, &claim, wanted, deadline);
         let give_back = |lives_for_ever| {
             let fate = Fate::GivenBack { lives_for_ever, too_late, due: deadline + CLOCK_MARGIN };
             self.claims.add(self.doubt(key, &claim, fate));
         };
         let pool_lives_for_ever = self.pool.config().ttl.is_none();
-        let replies = replies.map_err(|lost| {
-            if lost.was_sent {
-                give_back(pool_lives_for_ever);
-            }
-            lost.error
-        })?;
+        // What was sent without an answer may arrive late, and claim what is stored until then.
+        if answer.as_ref().map_or_else(|lost| lost.was_sent, |answer| answer.is_repeated) {
+            give_back(pool_lives_for_ever);
+        }
+        let replies = answer.map_err(|lost| lost.error)?.replies;
         let [Value::Array(claimed), elements] = replies.as_slice() else {
             return Err(first_refusal(&replies).unwrap_or_else(|| unexpected(&replies[0])));
         };
@@ -195,7 +194,7 @@ impl Client {
     }
 
     /// Claims a list and reads the claim, in one round trip. Says as well when it would have been too late for that.
-    fn claim(&self, key: &str, claim: &str, wanted: Wanted, deadline: Instant) -> (Result<Vec<Value>, Lost>, u64) {
+    fn claim(&self, key: &str, claim: &str, wanted: Wanted, deadline: Instant) -> (Result<Answer, Lost>, u64) {
         let number = |count: usize| count.min(i64::MAX as usize);
         let args = [number(wanted.least), number(wanted.most), CLAIM_LIFE.as_millis() as usize];
         let latest = Cell::new(0);
@@ -209,12 +208,12 @@ impl Client {
             };
             self.ask_script(commands, deadline)
         };
-        let replies = match ask(false) {
+        let answer = match ask(false) {
             // Too late by a clock that has been put forward, for somebody is still waiting.
-            Ok(replies) if replies[0] == Value::Nil => ask(true),
-            replies => replies,
+            Ok(answer) if answer.replies[0] == Value::Nil => ask(true),
+            answer => answer,
         };
-        (replies, latest.get())
+        (answer, latest.get())
     }
 
     /// The records are here: deletes the claim, now or when Redis is back.
@@ -268,9 +267,10 @@ impl Client {
         let of_list = |doubt: &Doubt| matches!(doubt.fate, Fate::GivenBack { .. }) && doubt.key == key;
         for doubt in self.claims.which(|doubt| of_list(doubt) && doubt.server == self.server()) {
             while !self.give_back(&doubt, deadline)? {
-                // In a moment it is known for sure; if not, the server's clock is not what it was.
+                // Is it to be known for sure in a moment? If that has passed, the server's clock is not what it was.
                 let Fate::GivenBack { too_late: 1.., due, .. } = doubt.fate else { break };
-                if Instant::now() > due || !self.pause(0, deadline) {
+                let left = due.saturating_duration_since(Instant::now());
+                if left.is_zero() || left > CLOCK_MARGIN || !self.pause(0, deadline) {
                     break;
                 }
             }
@@ -283,7 +283,7 @@ impl Client {
         let Fate::GivenBack { lives_for_ever, too_late, .. } = doubt.fate else { return Ok(true) };
         let keys = [doubt.key.as_str(), &doubt.claim];
         let commands = |whole, _| Pipeline::of(RESTORE.call(whole, &keys, too_late).arg(i32::from(lives_for_ever)));
-        match self.ask_script(commands, deadline).map_err(|lost| lost.error)?.as_slice() {
+        match self.ask_script(commands, deadline).map_err(|lost| lost.error)?.replies.as_slice() {
             [Value::Int(-1)] => Ok(false),
             [Value::Int(_)] => {
                 self.claims.settle(doubt);
@@ -314,13 +314,14 @@ impl Client {
 
     /// As [`Self::ask_each`], for commands that begin with a script: packed with its hash (false), or whole where the server
     /// does not know that.
-    fn ask_script(&self, pack: impl Fn(bool, u64) -> Pipeline, deadline: Instant) -> Result<Vec<Value>, Lost> {
-        let replies = self.ask_each(&|too_late| pack(false, too_late), deadline)?;
-        match &replies[0] {
+    fn ask_script(&self, pack: impl Fn(bool, u64) -> Pipeline, deadline: Instant) -> Result<Answer, Lost> {
+        let answer = self.ask_each(&|too_late| pack(false, too_late), deadline)?;
+        match &answer.replies[0] {
+            // One that got lost before would not be known there either.
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
                 self.ask_each(&|too_late| pack(true, too_late), deadline)
             }
-            _ => Ok(replies),
+            _ => Ok(answer),
         }
     }
 }
