@@ -39,6 +39,7 @@ test:
 	$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=ON -DPITA_REDIS_BUILD_TESTS=ON
 	cmake --build build --parallel 2
 	ctest --test-dir build --output-on-failure --parallel 2
+	@awk -f scripts/summary.awk build/Testing/Temporary/LastTest.log
 
 .PHONY: test-kernels
 test-kernels:
