@@ -19,12 +19,15 @@ pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Has the kernel end the child when the thread that starts it ends, even if that is killed.
+/// Has the kernel end the child when the thread that starts it ends, even if that is killed. The child blocks no signals.
 pub fn end_with_this_thread(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
     let ask = move || {
-        // SAFETY: system calls that take no memory.
+        // SAFETY: system calls; the set is initialized before it is read.
         let is_orphan = unsafe {
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
             libc::getppid() as u32 != parent
         };

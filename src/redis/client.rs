@@ -14,7 +14,7 @@ use super::connection::{Exchange, refused};
 use super::pipeline::Pipeline;
 use super::pool::{Lease, Pool};
 use super::stats::{Snapshot, Stats};
-use super::take::DoubtfulClaims;
+use super::take::{CLOCK_MARGIN, DoubtfulClaims};
 use super::ttl::Renewals;
 use super::{autostart, tls};
 use crate::error::{Error, Kind, Result};
@@ -259,6 +259,8 @@ fn look_for_redis(client: &Weak<Client>) {
             _ => {
                 let away = client.breaker.close().unwrap_or_default();
                 log::emit(Level::Info, || format!("{} is back after {away:.1?}", client.pool.config()));
+                // The last of them may have been asked for a moment ago.
+                thread::sleep(CLOCK_MARGIN);
                 client.settle_claims(client.deadline());
                 return;
             }

@@ -41,7 +41,7 @@ struct Wanted {
 /// The life of a claim on a list that lived for ever. A claim on another list lives as long as that would have.
 const CLAIM_LIFE: Duration = Duration::from_secs(3600);
 /// By how much our reckoning of the server's clock may be off.
-const CLOCK_MARGIN: Duration = Duration::from_millis(100);
+pub const CLOCK_MARGIN: Duration = Duration::from_millis(100);
 
 /// Claims that may lie in Redis though their take has ended, of all pools that this process has opened: Redis was asked for
 /// them without our having read them, or to delete them without an answer.
