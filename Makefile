@@ -16,14 +16,14 @@ help:
 	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
-	@echo 'make bench     the kernels against a plain sum, a two-pass kernel, and numpy and torch where there are any'
+	@echo 'make bench     the kernels against a plain sum, a two-pass kernel, and numpy and torch where there are any; delivery against hiredis'
 	@echo 'make bench-peers   installs numpy and torch for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
 	@echo 'make install   library, headers, CMake and pkg-config files, into PREFIX ($(PREFIX)); DESTDIR counts'
 	@echo 'make header    writes include/pita_redis.h and tests/symbols.txt anew'
 	@echo 'make clean     removes target/ and build/'
 	@echo
-	@echo 'demo and test install the Debian packages that they miss.'
+	@echo 'demo, test and bench install the Debian packages that they miss.'
 
 .PHONY: demo
 demo:
@@ -60,7 +60,11 @@ soak:
 
 .PHONY: bench
 bench:
+	@scripts/setup.sh bench
 	cargo bench --locked --bench kernels
+	@$(CONFIGURE) -DPITA_REDIS_BUILD_BENCHES=ON
+	@cmake --build build --target pita_redis_delivery
+	@scripts/with-redis.sh build/benches/delivery
 
 .PHONY: bench-peers
 bench-peers:

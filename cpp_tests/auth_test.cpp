@@ -9,6 +9,7 @@
 #include "pita_redis.h"
 #include "support/environment.hpp"
 #include "support/eventually.hpp"
+#include "support/logits.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
 
@@ -50,6 +51,30 @@ TEST_F(Auth, LogsInAsAUser) {
     ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
     EXPECT_OK(append("a", records(1)));
     EXPECT_EQ(take("a").records, records(1));
+}
+
+// Redis refuses a call of the script as a whole that names a key without rights.
+TEST_F(Auth, StoresTheRestOfABatchWhereOneKeyIsForbidden) {
+    make_user({"~mine-*", "+@all"});
+    ASSERT_OK(pita_redis_open(url_of("user:" + password_in_url).c_str()));
+    const Logits logits = random_logits(3);
+    const char *ids[] = {"mine-1", "theirs", "mine-2"};
+    const std::int64_t first_tokens[] = {0, 0, 0};
+    pita_status_t statuses[3] = {};
+    pita_batch_t batch = batch_over(logits, 3);
+    batch.req_ids = ids;
+    batch.statuses = statuses;
+    long long stored = 0;
+    for (const std::int64_t *token_indices : {first_tokens, static_cast<const std::int64_t *>(nullptr)}) {
+        batch.token_indices = token_indices;
+        EXPECT_STATUS(PITA_ERR_AUTH, pita_store_logits_metrics_batch(&batch));
+        EXPECT_EQ(std::vector<pita_status_t>(statuses, statuses + 3),
+                  (std::vector<pita_status_t>{PITA_OK, PITA_ERR_AUTH, PITA_OK}));
+        ++stored;
+        EXPECT_EQ(redis.length("mine-1"), stored);
+        EXPECT_EQ(redis.length("mine-2"), stored);
+        EXPECT_FALSE(redis.exists("theirs"));
+    }
 }
 
 TEST_F(Auth, LogsInOverAUnixSocket) {

@@ -71,7 +71,7 @@
  *     pool_size           8      connections at most, made when needed
  *     connect_timeout_ms  500    for making a connection
  *     timeout_ms          1000   for a whole call
- *     ttl_s               3600   life of a list after its last store, in seconds (an append may renew it up to a
+ *     ttl_s               3600   life of a list after its last store, in seconds (a store may renew it up to a
  *                                second late); 0 is for ever
  *     prefix              empty  put before every request id
  *     write               sync   sync: stored when the call returns; behind: not supported yet

@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup.sh build|demo|test|lint|kernels|fuzz|peers: installs what that task needs and this machine lacks, from Debian's packages.
+# setup.sh build|demo|bench|test|lint|kernels|fuzz|peers: installs what that task needs and this machine lacks, from Debian's packages.
 set -eu
 task=${1-}
 
@@ -26,11 +26,15 @@ need_demo() {
     need redis-server has redis-server
 }
 
-need_test() {
+need_bench() {
     need_demo
-    need libgtest-dev has_header c++ gtest/gtest.h
     need pkg-config has pkg-config
     need libhiredis-dev has_header c hiredis/hiredis.h
+}
+
+need_test() {
+    need_bench
+    need libgtest-dev has_header c++ gtest/gtest.h
     need valgrind has valgrind
     need binutils has readelf
     need python3-redis has_python_redis
@@ -135,9 +139,9 @@ need_lint() {
 
 need_cargo
 case $task in
-    build | demo | test | lint | kernels | fuzz | peers) "need_$task" ;;
+    build | demo | bench | test | lint | kernels | fuzz | peers) "need_$task" ;;
     *)
-        echo "usage: $0 build|demo|test|lint|kernels|fuzz|peers" >&2
+        echo "usage: $0 build|demo|bench|test|lint|kernels|fuzz|peers" >&2
         exit 2
         ;;
 esac

@@ -32,7 +32,8 @@ answers() {
 
 for _ in $(seq 20); do
     port=$((20000 + RANDOM % 20000))
-    redis-server --bind 127.0.0.1 --port "$port" --dir "$dir" --save "" --appendonly no >"$dir/log" 2>&1 &
+    redis-server --bind 127.0.0.1 --port "$port" --unixsocket "$dir/redis.sock" --dir "$dir" --save "" --appendonly no \
+        >"$dir/log" 2>&1 &
     server=$!
     if answers "$port"; then
         unset REDIS_DB REDIS_USERNAME REDIS_PASSWORD

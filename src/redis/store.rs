@@ -34,6 +34,9 @@ pub struct Write<'a> {
     pub records: &'a [Metrics],
 }
 
+/// Writes at most that share a call of the script: others wait for the server meanwhile, less than a millisecond.
+const SHARED: usize = 256;
+
 /// How a write is put to the server.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
@@ -41,9 +44,10 @@ enum Form {
     Push,
     /// RPUSHX: its life was renewed a moment ago; if the list is gone since, nothing happens, and `Script` follows.
     PushExisting,
-    /// The script, by its hash.
+    /// The script, by its hash, in a call with others: a call costs more than a write.
     Script,
-    /// The script itself: the server does not know the hash, or must not be given the chance to say so.
+    /// The script itself, in a call of its own: the server does not know the hash, or must not be given the chance to say
+    /// so, or refused the shared call.
     WholeScript,
 }
 
@@ -52,6 +56,8 @@ struct Task<'a> {
     write: Write<'a>,
     key: String,
     form: Form,
+    /// Whether the list's life is due to be renewed; a new list is given one anyhow.
+    renews: bool,
     /// Whether it may take effect after the deadline: only where the server's clock is not what it was.
     at_any_time: bool,
     /// Sent at least once without an answer.
@@ -73,6 +79,8 @@ impl Client {
         self.settle_claims(deadline);
         for attempt in 0.. {
             let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| task.result.is_none()).collect();
+            // Those that share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task.
+            pending.sort_by_key(|task| task.form != Form::Script);
             if pending.is_empty() {
                 break;
             }
@@ -98,41 +106,55 @@ impl Client {
 
     fn task<'a>(&self, write: Write<'a>) -> Task<'a> {
         let key = self.key(write.id);
+        let renews = self.renewals.as_ref().is_some_and(|renewals| !renewals.is_fresh(&key));
         let form = match (write.placement, &self.renewals) {
             (Placement::At(_), _) => Form::Script,
             (Placement::Append, None) => Form::Push,
-            (Placement::Append, Some(renewals)) if renewals.is_fresh(&key) => Form::PushExisting,
-            (Placement::Append, Some(_)) => Form::Script,
+            (Placement::Append, Some(_)) if renews => Form::Script,
+            (Placement::Append, Some(_)) => Form::PushExisting,
         };
-        Task { write, key, form, at_any_time: false, in_doubt: false, result: None }
+        Task { write, key, form, renews, at_any_time: false, in_doubt: false, result: None }
     }
 
     /// One round trip for all of `tasks`. Returns what went wrong with the connection, and whether there was one.
     fn attempt(&self, tasks: &mut [&mut Task<'_>], deadline: Instant) -> (Option<Error>, bool) {
         let ttl_ms = self.pool.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
+        let mut calls: Vec<&mut [&mut Task<'_>]> =
+            tasks.chunk_by_mut(|a, b| a.may_share_with(b)).flat_map(|tasks| tasks.chunks_mut(SHARED)).collect();
         let pack = |too_late| {
             let mut pipeline = Pipeline::new();
-            tasks.iter().for_each(|task| pipeline.push(&task.command(ttl_ms, too_late)));
+            calls.iter().for_each(|tasks| pipeline.push(&command(tasks, ttl_ms, too_late)));
             pipeline
         };
         let (pipeline, exchange) = match self.exchange(pack, deadline) {
             Ok(exchanged) => exchanged,
             Err(error) => return (Some(error), false),
         };
-        for (task, reply) in tasks.iter_mut().zip(&exchange.replies) {
-            self.settle(task, reply);
+        for (tasks, reply) in calls.iter_mut().zip(&exchange.replies) {
+            self.settle_call(tasks, reply);
         }
         if let Some(error) = &exchange.failure {
-            for (i, task) in tasks.iter_mut().enumerate().skip(exchange.replies.len()) {
+            for (i, tasks) in calls.iter_mut().enumerate().skip(exchange.replies.len()) {
                 if pipeline.was_sent(i, exchange.sent) {
-                    task.in_doubt = true;
-                    if task.write.placement == Placement::Append {
-                        task.result = Some(Err(task.failed(error)));
-                    }
+                    tasks.iter_mut().for_each(|task| task.lost(error));
                 }
             }
         }
         (exchange.failure, true)
+    }
+
+    /// Takes in the answer to one command: an answer to each of its writes, or one that is for all.
+    fn settle_call(&self, tasks: &mut [&mut Task<'_>], reply: &Value) {
+        match reply {
+            Value::Array(answers) if answers.len() == tasks.len() => {
+                tasks.iter_mut().zip(answers).for_each(|(task, answer)| self.settle(task, answer));
+            }
+            // Nothing was stored. It may be one key that the user has no right to: each write is to hear for itself.
+            Value::ServerError(_) if tasks.len() > 1 => {
+                tasks.iter_mut().for_each(|task| task.form = Form::WholeScript);
+            }
+            answer => tasks.iter_mut().for_each(|task| self.settle(task, answer)),
+        }
     }
 
     /// Takes in the answer to one write. Without a result afterwards, the task wants to be put in another form.
@@ -140,6 +162,8 @@ impl Client {
         task.result = match reply {
             Value::Int(0) if task.form == Form::PushExisting => {
                 task.form = Form::Script;
+                // Whoever begins it anew in the meantime may give it no life.
+                task.renews = true;
                 None
             }
             // Too late by a clock that has been put forward, for somebody is still waiting.
@@ -148,7 +172,7 @@ impl Client {
                 None
             }
             Value::Int(length) if *length > 0 => {
-                if let (Form::Script | Form::WholeScript, Some(renewals)) = (task.form, &self.renewals) {
+                if let (true, Some(renewals)) = (task.renews, &self.renewals) {
                     renewals.renewed(&task.key);
                 }
                 Some(Ok(()))
@@ -163,6 +187,10 @@ impl Client {
             }
             other => Some(Err(unexpected(other).of(format_args!("request {:?}: not stored", task.write.id)))),
         };
+        // A refusal of the repetition says nothing of what was sent before.
+        if let (true, Some(Err(error))) = (task.in_doubt, &task.result) {
+            task.result = Some(Err(task.failed(error)));
+        }
     }
 
     fn tally(&self, write: &Write<'_>, result: Result<()>) -> Result<()> {
@@ -182,6 +210,41 @@ impl Client {
     }
 }
 
+/// The command that stores the writes of `tasks`: of one, or of those that may share.
+fn command(tasks: &[&mut Task<'_>], ttl_ms: u64, too_late: u64) -> Cmd {
+    let first = &tasks[0];
+    let mut command = match first.form {
+        Form::Push => redis::cmd("RPUSH").arg(&first.key).take(),
+        Form::PushExisting => redis::cmd("RPUSHX").arg(&first.key).take(),
+        Form::Script | Form::WholeScript => {
+            let keys: Vec<&str> = tasks.iter().map(|task| task.key.as_str()).collect();
+            let too_late = if first.at_any_time { 0 } else { too_late };
+            STORE
+                .call(first.form == Form::WholeScript, &keys, too_late)
+                .arg(ttl_ms)
+                .arg(u8::from(first.renews))
+                .arg(first.write.records.len())
+                .take()
+        }
+    };
+    let mut text = Vec::with_capacity(record::MAX_LEN);
+    for Task { write, form, .. } in tasks {
+        if matches!(form, Form::Script | Form::WholeScript) {
+            let index = match write.placement {
+                Placement::Append => -1,
+                Placement::At(index) => index as i64,
+            };
+            command.arg(index);
+        }
+        for metrics in write.records {
+            text.clear();
+            record::write(metrics, &mut text);
+            command.arg(&text);
+        }
+    }
+    command
+}
+
 /// Puts tasks of one key in the form that neither a forgotten script nor a missing list sends into another round, where
 /// one of them could be overtaken by the next.
 fn keep_order(tasks: &mut [Task<'_>]) {
@@ -198,27 +261,22 @@ fn keep_order(tasks: &mut [Task<'_>]) {
 }
 
 impl Task<'_> {
-    fn command(&self, ttl_ms: u64, too_late: u64) -> Cmd {
-        let mut command = match self.form {
-            Form::Push => redis::cmd("RPUSH").arg(&self.key).take(),
-            Form::PushExisting => redis::cmd("RPUSHX").arg(&self.key).take(),
-            Form::Script | Form::WholeScript => {
-                let index = match self.write.placement {
-                    Placement::Append => -1,
-                    Placement::At(index) => index as i64,
-                };
-                let too_late = if self.at_any_time { 0 } else { too_late };
-                let mut call = STORE.call(self.form == Form::WholeScript, &[&self.key], too_late);
-                call.arg(index).arg(ttl_ms).take()
-            }
-        };
-        let mut text = Vec::with_capacity(record::MAX_LEN);
-        for metrics in self.write.records {
-            text.clear();
-            record::write(metrics, &mut text);
-            command.arg(&text);
+    /// Whether one command can store both.
+    fn may_share_with(&self, other: &Self) -> bool {
+        let is_shared = |task: &Self| task.form == Form::Script;
+        is_shared(self)
+            && is_shared(other)
+            && self.renews == other.renews
+            && self.at_any_time == other.at_any_time
+            && self.write.records.len() == other.write.records.len()
+    }
+
+    /// It was sent, and the answer was lost for this reason.
+    fn lost(&mut self, cause: &Error) {
+        self.in_doubt = true;
+        if self.write.placement == Placement::Append {
+            self.result = Some(Err(self.failed(cause)));
         }
-        command
     }
 
     /// The error of a write that `cause` kept from being settled.
