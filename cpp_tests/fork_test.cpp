@@ -3,12 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "pita_redis.h"
 #include "support/child.hpp"
+#include "support/eventually.hpp"
+#include "support/processes.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
 
@@ -16,13 +21,17 @@ using namespace support;
 
 namespace {
 
+void store_and_take_once(const std::string &id) {
+    ASSERT_OK(append(id, records(2)));
+    ASSERT_OK(store_at(id, 2, records(1, 2)));
+    ASSERT_EQ(take(id).records, records(3));
+}
+
 class Fork : public SessionTest {
   protected:
     static void store_and_take(const std::string &id) {
-        for (std::size_t round = 0; round < 50; ++round) {
-            ASSERT_OK(append(id, records(2)));
-            ASSERT_OK(store_at(id, 2, records(1, 2)));
-            ASSERT_EQ(take(id).records, records(3));
+        for (std::size_t round = 0; round < 50 && !HasFatalFailure(); ++round) {
+            store_and_take_once(id);
         }
     }
 
@@ -128,6 +137,212 @@ TEST_F(Fork, WhileOtherThreadsStoreDoesNotHangTheChild) {
         thread.join();
     }
     EXPECT_EQ(redis.length("child"), 100);
+}
+
+// --- what is inherited -----------------------------------------------------------------------------------------------
+
+TEST_F(Fork, LeavesTheChildNoSocketToTheServer) {
+    // Several connections at once.
+    std::vector<std::thread> threads;
+    redis.run({"CLIENT", "PAUSE", "3600000", "WRITE"});
+    for (int i = 0; i < 4; ++i) {
+        threads.emplace_back([] { EXPECT_OK(append("a", records(1))); });
+    }
+    EXPECT_TRUE(eventually([&] { return redis.info("blocked_clients") == 4; }));
+    redis.run({"CLIENT", "UNPAUSE"});
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    ASSERT_EQ(sockets_to(server.port()), 4);
+    Child child([&] {
+        EXPECT_EQ(sockets_to(server.port()), 0);
+        EXPECT_OK(pita_redis_ping());
+        EXPECT_EQ(sockets_to(server.port()), 1) << "its own";
+    });
+    EXPECT_TRUE(child.succeeded());
+    EXPECT_EQ(sockets_to(server.port()), 4);
+    store_and_take("b");
+    EXPECT_EQ(connections(), 4U);
+}
+
+// Sockets that are in use, or being made, at that moment.
+TEST_F(Fork, LeavesTheChildNoSocketToTheServerWhileOtherThreadsCall) {
+    std::atomic<bool> done{false};
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < 4; ++i) {
+        threads.emplace_back([&, i] {
+            while (!done) {
+                const pita_status_t status = append("thread " + std::to_string(i), records(1));
+                EXPECT_TRUE(status == PITA_OK || status == PITA_ERR_NOT_OPEN) << shown(status);
+                // Closes the pool of them all, so that connections are made anew.
+                if (i == 0) {
+                    EXPECT_OK(pita_redis_close());
+                    EXPECT_OK(pita_redis_open(server.url().c_str()));
+                }
+            }
+        });
+    }
+    for (int i = 0; i < 20; ++i) {
+        Child child([&] { EXPECT_EQ(sockets_to(server.port()), 0); });
+        EXPECT_TRUE(child.succeeded()) << i;
+    }
+    done = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+}
+
+// A descriptor that the program has made since, under a number that was the pool's, is not the pool's to close.
+TEST_F(Fork, LeavesTheChildsOwnDescriptorsAlone) {
+    ASSERT_OK(pita_redis_ping());
+    Child child([&] {
+        std::vector<int> own;
+        for (int i = 0; i < 20; ++i) {
+            own.push_back(dup(STDIN_FILENO));
+        }
+        EXPECT_OK(pita_redis_ping());
+        EXPECT_OK(pita_redis_close());
+        EXPECT_OK(pita_redis_open(server.url().c_str()));
+        EXPECT_OK(pita_redis_ping());
+        for (const int descriptor : own) {
+            EXPECT_EQ(close(descriptor), 0) << descriptor;
+        }
+    });
+    EXPECT_TRUE(child.succeeded());
+}
+
+// --- a storm ---------------------------------------------------------------------------------------------------------
+
+// Half of the children end by exit(), which destroys what they have inherited.
+void end_by_exit(int number) {
+    if (number % 2 == 0) {
+        std::exit(testing::Test::HasFailure() ? 1 : 0);
+    }
+}
+
+TEST_F(Fork, InAStormOfCallsLosesNothingAndHangsNobody) {
+    std::atomic<bool> done{false};
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < 8; ++i) {
+        threads.emplace_back([&, i] {
+            const std::string id = "thread " + std::to_string(i);
+            while (!done && !testing::Test::HasFatalFailure()) {
+                store_and_take_once(id);
+            }
+        });
+    }
+    constexpr int waves = 25;
+    constexpr int children_of_a_wave = 8;
+    for (int wave = 0; wave < waves && !HasFailure(); ++wave) {
+        std::vector<std::unique_ptr<Child>> children;
+        for (int i = 0; i < children_of_a_wave; ++i) {
+            children.push_back(std::make_unique<Child>([&, i] {
+                store_and_take_once("child " + std::to_string(i));
+                end_by_exit(i);
+            }));
+        }
+        for (const auto &child : children) {
+            EXPECT_TRUE(child->succeeded()) << "wave " << wave;
+        }
+    }
+    done = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(redis.keys(), 0);
+}
+
+// --- within the log callback -----------------------------------------------------------------------------------------
+
+// Calls `act` with the first line that has `word` in it, on whatever thread that comes.
+class FirstLine {
+  public:
+    FirstLine(std::string word, std::function<void()> act) : word_(std::move(word)), act_(std::move(act)) {
+        pita_set_log_callback(
+            [](int, const char *line, void *user) { static_cast<FirstLine *>(user)->got(line); }, this);
+    }
+    ~FirstLine() { pita_set_log_callback(nullptr, nullptr); }
+    FirstLine(const FirstLine &) = delete;
+    FirstLine &operator=(const FirstLine &) = delete;
+
+    bool came() const { return came_; }
+
+  private:
+    void got(const std::string &line) {
+        if (line.find(word_) != std::string::npos && !started_.exchange(true)) {
+            act_();
+            came_ = true;
+        }
+    }
+
+    std::string word_;
+    std::function<void()> act_;
+    std::atomic<bool> started_{false};
+    std::atomic<bool> came_{false};
+};
+
+void fork_a_child_that_works() {
+    Child child([] { store_and_take_once("child"); });
+    EXPECT_TRUE(child.succeeded());
+}
+
+class ForkInLog : public SharedServerTest {
+  protected:
+    ~ForkInLog() override { pita_redis_close(); }
+};
+
+TEST_F(ForkInLog, OfOpenIsFine) {
+    const FirstLine line("open: ", fork_a_child_that_works);
+    ASSERT_OK(pita_redis_open(server.url().c_str()));
+    EXPECT_TRUE(line.came());
+    store_and_take_once("parent");
+}
+
+TEST_F(ForkInLog, OfANewConnectionIsFine) {
+    ASSERT_OK(pita_redis_open(server.url().c_str()));
+    const FirstLine line("connected to ", fork_a_child_that_works);
+    store_and_take_once("parent");
+    EXPECT_TRUE(line.came());
+    store_and_take_once("parent");
+}
+
+TEST_F(ForkInLog, OfARefusedStoreIsFine) {
+    redis.run({"SET", "text", "text"});
+    ASSERT_OK(pita_redis_open(server.url().c_str()));
+    const FirstLine line("WRONGTYPE", fork_a_child_that_works);
+    EXPECT_STATUS(PITA_ERR_REDIS, append("text", records(1)));
+    EXPECT_TRUE(line.came());
+    store_and_take_once("parent");
+}
+
+// On the thread that has looked for Redis.
+TEST_F(ForkInLog, OfAServerThatIsBackIsFine) {
+    RedisServer own;
+    ASSERT_OK(pita_redis_open(own.url().c_str()));
+    own.kill();
+    EXPECT_STATUS(PITA_ERR_UNAVAILABLE, pita_redis_ping());
+    const FirstLine line(" is back ", fork_a_child_that_works);
+    own.restart();
+    EXPECT_TRUE(eventually([&] { return line.came(); }));
+    store_and_take_once("parent");
+}
+
+// The child comes back from the callback as the parent does, into the same call, and goes on.
+TEST_F(ForkInLog, MayBeGoneOnFromByTheChild) {
+    ASSERT_OK(pita_redis_open(server.url().c_str()));
+    const pid_t parent = getpid();
+    pid_t child = -1;
+    const FirstLine line("connected to ", [&] { child = fork(); });
+    EXPECT_OK(pita_redis_ping());
+    store_and_take_once(getpid() == parent ? "parent" : "child");
+    if (getpid() != parent) {
+        _exit(HasFailure() ? 1 : 0);
+    }
+    ASSERT_GT(child, 0);
+    int status = 0;
+    EXPECT_TRUE(eventually([&] { return waitpid(child, &status, WNOHANG) != 0; })) << "the child hangs";
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    store_and_take_once("parent");
 }
 
 } // namespace

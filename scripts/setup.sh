@@ -37,6 +37,7 @@ need_test() {
     need libgtest-dev has_header c++ gtest/gtest.h
     need valgrind has valgrind
     need binutils has readelf
+    need openssl has openssl
     need python3-redis has_python_redis
 }
 

@@ -25,7 +25,11 @@ template <class Result> class BlockedCall {
             throw std::runtime_error("the call does not reach the server");
         }
     }
-    ~BlockedCall() { redis_.run({"CLIENT", "UNPAUSE"}); }
+    ~BlockedCall() {
+        if (is_held_) {
+            redis_.run({"CLIENT", "UNPAUSE"});
+        }
+    }
     BlockedCall(const BlockedCall &) = delete;
     BlockedCall &operator=(const BlockedCall &) = delete;
 
@@ -33,12 +37,19 @@ template <class Result> class BlockedCall {
     Result cut_off() {
         redis_.run({"CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"});
         redis_.run({"CLIENT", "UNPAUSE"});
+        return result();
+    }
+
+    // Waits for its end, where the server was killed. That also ends the connection which could let it go on.
+    Result result() {
+        is_held_ = false;
         return result_.get();
     }
 
   private:
     Hiredis &redis_;
     std::future<Result> result_;
+    bool is_held_ = true;
 };
 
 } // namespace support

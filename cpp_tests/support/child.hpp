@@ -30,7 +30,7 @@ class Child {
             _exit(failed ? 1 : 0);
         }
     }
-    ~Child() { end(); }
+    ~Child() { kill(); }
     Child(const Child &) = delete;
     Child &operator=(const Child &) = delete;
 
@@ -38,7 +38,7 @@ class Child {
     testing::AssertionResult succeeded() {
         int status = 0;
         if (!eventually([&] { return waitpid(pid_, &status, WNOHANG) != 0; })) {
-            end();
+            kill();
             return testing::AssertionFailure() << "the child hangs";
         }
         pid_ = -1;
@@ -48,20 +48,23 @@ class Child {
         return testing::AssertionFailure() << "the child failed, with wait status " << status;
     }
 
+    // Without a chance to say good-bye.
+    void kill() {
+        if (pid_ > 0) {
+            ::kill(pid_, SIGKILL);
+            waitpid(pid_, nullptr, 0);
+            pid_ = -1;
+        }
+    }
+
+    pid_t pid() const { return pid_; }
+
   private:
     template <class Body> static void run(Body &body) {
         try {
             body();
         } catch (const std::exception &error) {
             ADD_FAILURE() << "in the child: " << error.what();
-        }
-    }
-
-    void end() {
-        if (pid_ > 0) {
-            kill(pid_, SIGKILL);
-            waitpid(pid_, nullptr, 0);
-            pid_ = -1;
         }
     }
 

@@ -1,4 +1,4 @@
-// A port where surely nobody listens.
+// Ports where nobody listens.
 
 #pragma once
 
@@ -6,12 +6,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdint>
+#include <random>
 #include <stdexcept>
 #include <string>
 
 namespace support {
 
-// Bound, so that nobody else can, but never listened on.
+// Where surely nobody listens: bound, so that nobody else can, but never listened on.
 class ClosedPort {
   public:
     ClosedPort() : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -36,5 +38,24 @@ class ClosedPort {
     int socket_;
     int port_ = 0;
 };
+
+// A port of 127.0.0.1 that is free to listen on, below those that the kernel gives to outgoing connections.
+inline int free_port() {
+    std::random_device random;
+    std::uniform_int_distribution<int> ports(12000, 32000);
+    for (int attempt = 0; attempt < 100; ++attempt) {
+        const int port = ports(random);
+        sockaddr_in address = {};
+        address.sin_family = AF_INET;
+        address.sin_port = htons(static_cast<std::uint16_t>(port));
+        const int trial = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        const bool is_free = bind(trial, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0;
+        close(trial);
+        if (is_free) {
+            return port;
+        }
+    }
+    throw std::runtime_error("no free port");
+}
 
 } // namespace support

@@ -19,13 +19,17 @@ struct Reply {
     std::vector<Reply> elements;
 };
 
-// A connection to a server's unix socket. Throws std::runtime_error where the server refuses.
+// A connection to a server. Throws std::runtime_error where the server refuses.
 class Hiredis {
   public:
-    explicit Hiredis(const RedisServer &server, int db = 0) : context_(redisConnectUnix(server.socket_path().c_str())) {
-        if (context_ == nullptr || context_->err != 0) {
-            throw std::runtime_error("hiredis cannot connect to " + server.socket_path());
-        }
+    // By a unix socket.
+    explicit Hiredis(const std::string &socket_path) : context_(redisConnectUnix(socket_path.c_str())) {
+        check(socket_path);
+    }
+    // By a port of 127.0.0.1.
+    explicit Hiredis(int port) : context_(redisConnect("127.0.0.1", port)) { check(std::to_string(port)); }
+
+    explicit Hiredis(const RedisServer &server, int db = 0) : Hiredis(server.socket_path()) {
         if (db != 0) {
             run({"SELECT", std::to_string(db)});
         }
@@ -76,20 +80,34 @@ class Hiredis {
     long long keys() { return run({"DBSIZE"}).integer; }
 
     // A number of INFO, such as "blocked_clients".
-    long long info(const std::string &name) {
+    long long info(const std::string &name) { return std::stoll(info_text(name)); }
+
+    // What INFO says of something, such as "master_link_status".
+    std::string info_text(const std::string &name) {
         const std::string text = "\n" + run({"INFO"}).text;
         const std::string field = "\n" + name + ":";
         const std::size_t at = text.find(field);
         if (at == std::string::npos) {
             throw std::runtime_error("INFO has no " + name);
         }
-        return std::stoll(text.substr(at + field.size()));
+        const std::size_t start = at + field.size();
+        return text.substr(start, text.find('\r', start) - start);
     }
+
+    // A setting, such as "save".
+    std::string setting(const std::string &name) { return run({"CONFIG", "GET", name}).elements.at(1).text; }
+    void set(const std::string &name, const std::string &value) { run({"CONFIG", "SET", name, value}); }
 
   private:
     struct Free {
         void operator()(redisContext *context) const { redisFree(context); }
     };
+
+    void check(const std::string &address) const {
+        if (context_ == nullptr || context_->err != 0) {
+            throw std::runtime_error("hiredis cannot connect to " + address);
+        }
+    }
 
     static Reply copy(const redisReply &from) {
         Reply reply;

@@ -45,8 +45,9 @@ bool answers(const std::string &socket_path) {
     bool ready = false;
     if (context != nullptr && context->err == 0) {
         if (auto *reply = static_cast<redisReply *>(redisCommand(context, "PING"))) {
-            // A server that wants a password first is up, too.
-            ready = reply->type != REDIS_REPLY_ERROR || std::string(reply->str, reply->len).rfind("NOAUTH", 0) == 0;
+            // A server that wants a password first is up, too, and so is one that still loads what it had saved.
+            const std::string text(reply->str, reply->len);
+            ready = reply->type != REDIS_REPLY_ERROR || text.rfind("NOAUTH", 0) == 0 || text.rfind("LOADING", 0) == 0;
             freeReplyObject(reply);
         }
     }
@@ -56,8 +57,8 @@ bool answers(const std::string &socket_path) {
 
 } // namespace
 
-RedisServer::RedisServer(std::vector<std::string> options)
-    : options_(std::move(options)), directory_(make_directory()) {
+RedisServer::RedisServer(std::vector<std::string> options, Port kind)
+    : options_(std::move(options)), kind_(kind), directory_(make_directory()), owner_(getpid()) {
     for (int attempt = 0; attempt < 20; ++attempt) {
         port_ = random_port();
         if (start()) {
@@ -70,6 +71,10 @@ RedisServer::RedisServer(std::vector<std::string> options)
 }
 
 RedisServer::~RedisServer() {
+    // A child that ends by exit() destroys what it has inherited.
+    if (getpid() != owner_) {
+        return;
+    }
     kill();
     std::error_code ignored;
     std::filesystem::remove_all(directory_, ignored);
@@ -107,12 +112,13 @@ void RedisServer::thaw() {
 
 // False where the server ends before it is ready: most likely its port is taken.
 bool RedisServer::start() {
-    std::vector<std::string> words = {"redis-server", "--port",       std::to_string(port_),
-                                      "--bind",       "127.0.0.1",    "--unixsocket",
-                                      socket_path(),  "--dir",        directory_,
-                                      "--logfile",    directory_ + "/redis.log",
-                                      "--save",       "",             "--appendonly",
-                                      "no"};
+    std::vector<std::string> words = {"redis-server", kind_ == Port::tls ? "--tls-port" : "--port",
+                                      std::to_string(port_)};
+    if (kind_ == Port::tls) {
+        words.insert(words.end(), {"--port", "0"});
+    }
+    words.insert(words.end(), {"--bind", "127.0.0.1", "--unixsocket", socket_path(), "--dir", directory_, "--logfile",
+                               directory_ + "/redis.log", "--save", "", "--appendonly", "no"});
     words.insert(words.end(), options_.begin(), options_.end());
     std::vector<char *> argv;
     for (std::string &word : words) {

@@ -11,17 +11,23 @@ namespace support {
 
 // A redis-server on a free port of 127.0.0.1 and on a unix socket, which keeps nothing on disk unless options say so.
 //
-// Ready for commands when constructed, gone when destroyed or when this process dies. Throws std::runtime_error.
+// Ready for commands when constructed, gone when destroyed or when this process dies. A forked child leaves it alone.
+// Throws std::runtime_error.
 class RedisServer {
   public:
+    // How the port is served. The unix socket is never encrypted.
+    enum class Port { plain, tls };
+
     // Options are words of redis-server's command line, such as {"--requirepass", "secret"}.
-    explicit RedisServer(std::vector<std::string> options = {});
+    explicit RedisServer(std::vector<std::string> options = {}, Port kind = Port::plain);
     ~RedisServer();
     RedisServer(const RedisServer &) = delete;
     RedisServer &operator=(const RedisServer &) = delete;
 
     int port() const { return port_; }
     std::string socket_path() const { return directory_ + "/redis.sock"; }
+    // Where it works, and would save.
+    const std::string &directory() const { return directory_; }
 
     // "127.0.0.1:6379"
     std::string host_and_port() const { return "127.0.0.1:" + std::to_string(port_); }
@@ -41,9 +47,11 @@ class RedisServer {
     bool start();
 
     std::vector<std::string> options_;
+    Port kind_;
     std::string directory_;
     int port_ = 0;
     pid_t pid_ = -1;
+    pid_t owner_;
 };
 
 // The server that most tests use; started by the first one.

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,45 +17,65 @@ const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 /// For the server to answer. It does so within a tenth of a second, on a machine that is not busy.
 const START: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
+/// For another process's server, where ours could not listen.
+const OTHERS: Duration = Duration::from_secs(1);
 
 /// Sees to it that a server listens: one that is there, or a new one. Blocks until it answers.
 ///
 /// Of two processes that start one at the same time, one server cannot listen and ends; both go on with the other.
 pub fn ensure(config: &Config) -> Result<()> {
-    match Connection::open(config, None, Instant::now() + config.connect_timeout) {
+    match Connection::open(config, None, Instant::now() + config.connect_timeout).map_err(Error::from) {
         Err(error) if error.kind == Kind::Unavailable => {}
         // It answers, if only to say no.
         answer => return answer.map(drop),
     }
-    let child = start(config)?;
-    log::emit(Level::Info, || format!("started a private server for {config}, process {child}"));
-    let deadline = Instant::now() + START;
+    let ended = start(config)?;
+    let mut deadline = Instant::now() + START;
+    let mut how = None;
     loop {
-        match Connection::open(config, None, deadline) {
-            Err(error) if error.kind == Kind::Unavailable && Instant::now() < deadline => thread::sleep(POLL),
+        let error = match Connection::open(config, None, deadline).map_err(Error::from) {
+            Err(error) if error.kind == Kind::Unavailable => error,
             answer => return answer.map(drop).map_err(|error| error.of(format_args!("autostart"))),
+        };
+        if Instant::now() >= deadline {
+            let error = error.of(format_args!("autostart"));
+            let how = how.map_or(String::new(), |how| format!("; the server ended: {how}"));
+            return Err(Error::new(error.kind, error.message + &how));
+        }
+        match ended.recv_timeout(POLL) {
+            // Unless somebody else's server was faster, there will be no answer.
+            Ok(status) => {
+                how = Some(status);
+                deadline = deadline.min(Instant::now() + OTHERS);
+            }
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
 
 /// Starts a server, and a thread that lives as long as the server does: the kernel ends the server when its parent thread
-/// ends, and a caller's thread may end long before the process.
-fn start(config: &Config) -> Result<u32> {
+/// ends, and a caller's thread may end long before the process. Returns where to hear how the server ended.
+fn start(config: &Config) -> Result<Receiver<String>> {
     let settings = settings(config);
-    let (sender, receiver) = mpsc::channel();
+    let (started, is_started) = mpsc::channel();
+    let (ended, has_ended) = mpsc::channel();
     let run = move || match spawn(&settings) {
         Ok(mut child) => {
-            let _ = sender.send(Ok(child.id()));
-            let _ = child.wait();
+            // Nobody may be listening any more.
+            let _ = started.send(Ok(child.id()));
+            let _ = ended.send(child.wait().map_or_else(|error| error.to_string(), |status| status.to_string()));
         }
         Err(error) => {
-            let _ = sender.send(Err(error));
+            let _ = started.send(Err(error));
         }
     };
     let unavailable = |why: String| Error::new(Kind::Unavailable, format!("autostart of {config}: {why}"));
     with_signals_blocked(|| thread::Builder::new().name("pita-autostart".into()).spawn(run))
         .map_err(|error| unavailable(error.to_string()))?;
-    receiver.recv().unwrap_or_else(|_| Err("the thread ended".into())).map_err(unavailable)
+    let process = is_started.recv().unwrap_or_else(|_| Err("the thread ended".into())).map_err(unavailable)?;
+    log::emit(Level::Info, || format!("started a private server for {config}, process {process}"));
+    Ok(has_ended)
 }
 
 fn spawn(settings: &str) -> Result<Child, String> {

@@ -10,7 +10,7 @@ use redis::Value;
 
 use super::breaker::Breaker;
 use super::config::Config;
-use super::connection::{Exchange, refused};
+use super::connection::{Exchange, Refusal, refused};
 use super::pipeline::Pipeline;
 use super::pool::{Lease, Pool};
 use super::stats::{Snapshot, Stats};
@@ -162,11 +162,15 @@ impl Client {
             return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
         }
         self.breaker.check()?;
-        self.pool.lend(deadline).inspect_err(|error| {
+        self.pool.lend(deadline).map_err(|refusal| {
+            // A server that is full still serves the connections that there are.
+            let is_there = matches!(refusal, Refusal::Full(_)) && !self.pool.is_empty();
+            let error = Error::from(refusal);
             log::emit(Level::Warning, || error.message.clone());
-            if error.kind == Kind::Unavailable {
-                self.went_away(error);
+            if error.kind == Kind::Unavailable && !is_there {
+                self.went_away(&error);
             }
+            error
         })
     }
 
@@ -250,7 +254,8 @@ fn look_for_redis(client: &Weak<Client>) {
     loop {
         thread::sleep(interval);
         let Some(client) = client.upgrade() else { return };
-        match client.pool.probe(Instant::now() + client.pool.config().connect_timeout) {
+        let probe = client.pool.probe(Instant::now() + client.pool.config().connect_timeout);
+        match probe.map_err(Error::from) {
             Err(error) if error.kind == Kind::Unavailable => {
                 client.breaker.open(&error);
                 interval = (interval * 2).min(PROBE_INTERVALS.1);

@@ -3,6 +3,7 @@
 //! redis-rs's own connection bounds each reply, not the call, and does not tell how much of a pipeline was sent.
 //! Delivery needs both: what was never sent whole was surely not executed, and may be reported or sent again as such.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::time::Instant;
 
@@ -36,12 +37,31 @@ struct Clock {
 /// How often a server is greeted that hangs up without a word.
 const GREETINGS: usize = 3;
 
-/// Why a server that was connected to does not serve us.
-enum Refusal {
-    /// The connection was lost.
+/// Why there is no connection.
+pub enum Refusal {
+    /// It was lost before the server said a word.
     HungUp(Error),
-    /// An error answer, or no answer in time.
-    Said(Error),
+    /// The server has as many clients as it takes. It still serves those.
+    Full(Error),
+    /// All else.
+    Other(Error),
+}
+
+impl Refusal {
+    fn of(self, what: fmt::Arguments<'_>) -> Self {
+        match self {
+            Refusal::HungUp(error) => Refusal::HungUp(error.of(what)),
+            Refusal::Full(error) => Refusal::Full(error.of(what)),
+            Refusal::Other(error) => Refusal::Other(error.of(what)),
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let (Refusal::HungUp(error) | Refusal::Full(error) | Refusal::Other(error)) = refusal;
+        error
+    }
 }
 
 /// What became of a pipeline.
@@ -58,19 +78,17 @@ pub struct Exchange {
 
 impl Connection {
     /// Connects, logs in and selects the database, by `deadline` and within the configured connect timeout.
-    pub fn open(config: &Config, tls: Option<&tls::Settings>, deadline: Instant) -> Result<Self> {
+    pub fn open(config: &Config, tls: Option<&tls::Settings>, deadline: Instant) -> Result<Self, Refusal> {
         let deadline = deadline.min(Instant::now() + config.connect_timeout);
         let mut greetings = 0;
         loop {
-            let mut connection = Self::connect(config, tls, deadline)?;
+            let mut connection = Self::connect(config, tls, deadline).map_err(Refusal::Other)?;
             greetings += 1;
             match connection.hello(config, deadline) {
                 Ok(()) => return Ok(connection),
                 // A connection that is lost so early was likely lost by chance.
                 Err(Refusal::HungUp(_)) if greetings < GREETINGS => {}
-                Err(Refusal::HungUp(error) | Refusal::Said(error)) => {
-                    return Err(error.of(format_args!("no connection to {config}")));
-                }
+                Err(refusal) => return Err(refusal.of(format_args!("no connection to {config}"))),
             }
         }
     }
@@ -107,14 +125,14 @@ impl Connection {
             if let Value::ServerError(error) = reply {
                 // A user may lack the right to PING, or to ask for the time, and yet have all that is needed.
                 if i < required || error.kind() != Some(ServerErrorKind::NoPerm) {
-                    return Err(Refusal::Said(refused(error)));
+                    return Err(if is_full(error) { Refusal::Full } else { Refusal::Other }(refused(error)));
                 }
             }
         }
         if let Some(error) = exchange.failure {
             let is_lost = error.kind == Kind::Unavailable;
             let error = Error::new(Kind::Unavailable, format!("connected, but {error}"));
-            return Err(if is_lost { Refusal::HungUp(error) } else { Refusal::Said(error) });
+            return Err(if is_lost { Refusal::HungUp } else { Refusal::Other }(error));
         }
         self.clock = exchange.replies.last().and_then(milliseconds).map(|server_ms| Clock { at, server_ms });
         Ok(())
@@ -205,7 +223,14 @@ impl Read for Wire<'_> {
 
 /// Why a layer above a socket failed: the socket's own failure if there was one.
 fn reason(error: &io::Error, of_socket: Option<io::Error>) -> io::Error {
-    of_socket.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
+    match of_socket {
+        // A socket's timeout comes as "would block".
+        Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, "timed out")
+        }
+        Some(error) => error,
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
 }
 
 /// A connection that failed in use.
@@ -218,6 +243,10 @@ fn lost(doing: &str, error: &io::Error) -> Error {
     }
 }
 
+fn is_full(error: &ServerError) -> bool {
+    error.code() == "ERR" && error.details().is_some_and(|details| details.starts_with("max number of clients"))
+}
+
 /// A server's error answer in its own words, less the arguments, for those of AUTH are secret, and the script's name.
 pub fn refused(error: &ServerError) -> Error {
     let code = error.code();
@@ -227,7 +256,7 @@ pub fn refused(error: &ServerError) -> Error {
     let kind = match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Auth,
         "LOADING" => Kind::Unavailable,
-        "ERR" if details.starts_with("max number of clients") => Kind::Unavailable,
+        _ if is_full(error) => Kind::Unavailable,
         // What scripts say before Redis 7.2.
         "ERR" if details.starts_with("The user executing the script can't") => Kind::Auth,
         // What AUTH says where the server has no password, or (before Redis 6) another one.

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 use super::config::Config;
-use super::connection::Connection;
+use super::connection::{Connection, Refusal};
 use super::tls;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{lock, wait_until};
@@ -51,8 +51,9 @@ impl Pool {
     }
 
     /// Lends a connection: an idle one that still lives, a new one, or the next that is given back before `deadline`.
-    pub fn lend(&self, deadline: Instant) -> Result<Lease<'_>> {
-        let mut lease = Lease { pool: self, connection: self.idle_or_place(deadline)?, is_new: false };
+    pub fn lend(&self, deadline: Instant) -> Result<Lease<'_>, Refusal> {
+        let connection = self.idle_or_place(deadline).map_err(Refusal::Other)?;
+        let mut lease = Lease { pool: self, connection, is_new: false };
         if lease.connection.is_none() {
             // If this fails, dropping the lease gives up the place.
             lease.connection = Some(self.connect(deadline)?);
@@ -61,8 +62,13 @@ impl Pool {
         Ok(lease)
     }
 
+    /// Whether there is no connection at all, not even one that is being made.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.state).open == 0
+    }
+
     /// Whether a connection can be made. It is kept where there is room for it.
-    pub fn probe(&self, deadline: Instant) -> Result<()> {
+    pub fn probe(&self, deadline: Instant) -> Result<(), Refusal> {
         let connection = self.connect(deadline)?;
         let mut state = lock(&self.state);
         if state.open < self.config.pool_size {
@@ -72,7 +78,7 @@ impl Pool {
         Ok(())
     }
 
-    fn connect(&self, deadline: Instant) -> Result<Connection> {
+    fn connect(&self, deadline: Instant) -> Result<Connection, Refusal> {
         let connection = Connection::open(&self.config, self.tls.as_ref(), deadline)?;
         self.connected.fetch_add(1, Ordering::Relaxed);
         Ok(connection)
