@@ -304,8 +304,10 @@ class Cut : public testing::TestWithParam<Case> {
         ASSERT_NO_FATAL_FAILURE(run_uncut());
         for (const Way way : {Way::Request, Way::Reply}) {
             ASSERT_NO_FATAL_FAILURE(run_uncut());
-            const std::size_t length = proxy_.passed(way);
-            ASSERT_GT(length, 0U);
+            // The answer to a greeting has the time in it: microseconds of one digit to six.
+            const std::size_t varying = way == Way::Reply && !is_connected_ ? 5 : 0;
+            ASSERT_GT(proxy_.passed(way), varying);
+            const std::size_t length = proxy_.passed(way) - varying;
             for (std::size_t offset = 0; offset < length; offset += GetParam().step) {
                 ASSERT_NO_FATAL_FAILURE(cut(way, offset));
             }

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -12,11 +13,19 @@ use super::config::Address;
 use super::socket::{Socket, remaining};
 use crate::process::with_signals_blocked;
 
+/// Look-ups that are under way.
+pub type Lookups = Arc<AtomicUsize>;
+
+/// At most so many: where none ends, more would not either.
+const LOOKUPS: usize = 8;
+
 /// Connects to the first of the host's addresses that answers.
-pub fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
+pub fn connect(address: &Address, lookups: &Lookups, deadline: Instant) -> io::Result<Socket> {
     let addresses = match address {
         Address::Unix(path) => vec![SockAddr::unix(path)?],
-        Address::Tcp { host, port } => resolve(host, *port, deadline)?.into_iter().map(SockAddr::from).collect(),
+        Address::Tcp { host, port } => {
+            resolve(host, *port, lookups, deadline)?.into_iter().map(SockAddr::from).collect()
+        }
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for (i, address) in addresses.iter().enumerate() {
@@ -32,19 +41,29 @@ pub fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
 
 /// The addresses of a host. The system's look-up knows no deadline, so a name is looked up on a thread of its own, which is
 /// left to itself when time runs out.
-fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+fn resolve(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
+    let timed_out = |what| io::Error::new(io::ErrorKind::TimedOut, what);
+    if lookups.fetch_add(1, Relaxed) >= LOOKUPS {
+        lookups.fetch_sub(1, Relaxed);
+        return Err(timed_out("earlier look-ups of the host's name have not ended"));
+    }
     let (sender, receiver) = mpsc::channel();
-    let name = host.to_string();
+    let (name, under_way) = (host.to_string(), lookups.clone());
     let look_up = move || {
         let found = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
+        under_way.fetch_sub(1, Relaxed);
         // Nobody may be waiting any more.
         let _ = sender.send(found);
     };
-    with_signals_blocked(|| thread::Builder::new().name("pita-lookup".into()).spawn(look_up))?;
+    let thread = with_signals_blocked(|| thread::Builder::new().name("pita-lookup".into()).spawn(look_up));
+    if let Err(error) = thread {
+        lookups.fetch_sub(1, Relaxed);
+        return Err(error);
+    }
     receiver
         .recv_timeout(remaining(deadline)?)
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out looking up the host's name")))
+        .unwrap_or_else(|_| Err(timed_out("timed out looking up the host's name")))
 }

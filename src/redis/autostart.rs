@@ -1,13 +1,19 @@
 //! A private server for a machine where none listens: in memory, on loopback only, gone with the process that started it.
 
-use std::io::Write;
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::address::Lookups;
 use super::config::{Address, Config};
-use super::connection::Connection;
+use super::connection::{Connection, Means};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level};
 use crate::process::{end_with_this_thread, with_signals_blocked};
@@ -22,41 +28,76 @@ const OTHERS: Duration = Duration::from_secs(1);
 
 /// Sees to it that a server listens: one that is there, or a new one. Blocks until it answers.
 ///
-/// Of two processes that start one at the same time, one server cannot listen and ends; both go on with the other.
+/// Of two processes that start one at the same time for the same port, one server cannot listen and ends; both processes go on
+/// with the other. A unix socket can be taken away from a server, so there a file beside it is locked meanwhile.
 pub fn ensure(config: &Config) -> Result<()> {
-    match Connection::open(config, None, Instant::now() + config.connect_timeout).map_err(Error::from) {
-        Err(error) if error.kind == Kind::Unavailable => {}
-        // It answers, if only to say no.
-        answer => return answer.map(drop),
+    let means = Means { config: config.clone(), tls: None, lookups: Lookups::default() };
+    let deadline = Instant::now() + START;
+    if is_there(&means, config.connect_timeout)? {
+        return Ok(());
     }
-    let ended = start(config)?;
-    let mut deadline = Instant::now() + START;
-    let mut how = None;
-    loop {
-        let error = match Connection::open(config, None, deadline).map_err(Error::from) {
-            Err(error) if error.kind == Kind::Unavailable => error,
-            answer => return answer.map(drop).map_err(|error| error.of(format_args!("autostart"))),
-        };
+    let _lock = match &config.address {
+        Address::Tcp { .. } => None,
+        Address::Unix(path) => Some(lock_beside(path, deadline)?),
+    };
+    if is_there(&means, config.connect_timeout)? {
+        return Ok(());
+    }
+    let ended = start(config, deadline)?;
+    wait_until_there(&means, &ended, deadline)
+}
+
+/// Whether a server answers, if only to say no, which is an error.
+fn is_there(means: &Means, patience: Duration) -> Result<bool> {
+    match Connection::open(means, Instant::now() + patience).map_err(Error::from) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == Kind::Unavailable => Ok(false),
+        Err(error) => Err(error.of(format_args!("autostart"))),
+    }
+}
+
+/// Waits for an answer. Where the new server has ended, somebody else's may have been faster.
+fn wait_until_there(means: &Means, ended: &Receiver<String>, mut deadline: Instant) -> Result<()> {
+    let mut how = String::from("the server does not answer");
+    while !is_there(means, means.config.connect_timeout)? {
         if Instant::now() >= deadline {
-            let error = error.of(format_args!("autostart"));
-            let how = how.map_or(String::new(), |how| format!("; the server ended: {how}"));
-            return Err(Error::new(error.kind, error.message + &how));
+            return Err(failed(&means.config, &how));
         }
         match ended.recv_timeout(POLL) {
-            // Unless somebody else's server was faster, there will be no answer.
             Ok(status) => {
-                how = Some(status);
+                how = format!("the server ended: {status}");
                 deadline = deadline.min(Instant::now() + OTHERS);
             }
             Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
+    Ok(())
+}
+
+fn failed(config: &Config, why: &str) -> Error {
+    Error::new(Kind::Unavailable, format!("autostart of {config}: {why}"))
+}
+
+/// Locks the file `path`.lock until it is dropped.
+fn lock_beside(path: &Path, deadline: Instant) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let unavailable = |error: &dyn fmt::Display| Error::new(Kind::Unavailable, format!("autostart: {name:?}: {error}"));
+    let file =
+        File::options().create(true).append(true).mode(0o600).open(&name).map_err(|error| unavailable(&error))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(POLL),
+            Err(error) => return Err(unavailable(&error)),
+        }
+    }
 }
 
 /// Starts a server, and a thread that lives as long as the server does: the kernel ends the server when its parent thread
 /// ends, and a caller's thread may end long before the process. Returns where to hear how the server ended.
-fn start(config: &Config) -> Result<Receiver<String>> {
+fn start(config: &Config, deadline: Instant) -> Result<Receiver<String>> {
     let settings = settings(config);
     let (started, is_started) = mpsc::channel();
     let (ended, has_ended) = mpsc::channel();
@@ -70,10 +111,12 @@ fn start(config: &Config) -> Result<Receiver<String>> {
             let _ = started.send(Err(error));
         }
     };
-    let unavailable = |why: String| Error::new(Kind::Unavailable, format!("autostart of {config}: {why}"));
     with_signals_blocked(|| thread::Builder::new().name("pita-autostart".into()).spawn(run))
-        .map_err(|error| unavailable(error.to_string()))?;
-    let process = is_started.recv().unwrap_or_else(|_| Err("the thread ended".into())).map_err(unavailable)?;
+        .map_err(|error| failed(config, &error.to_string()))?;
+    // A process that is forked off at the wrong moment keeps the thread from learning that the server was started.
+    let left = deadline.saturating_duration_since(Instant::now());
+    let process = is_started.recv_timeout(left).unwrap_or_else(|_| Err("it takes too long".into()));
+    let process = process.map_err(|why| failed(config, &why))?;
     log::emit(Level::Info, || format!("started a private server for {config}, process {process}"));
     Ok(has_ended)
 }
@@ -82,21 +125,28 @@ fn spawn(settings: &str) -> Result<Child, String> {
     let mut not_found = String::new();
     for program in PROGRAMS {
         // The settings go by standard input: others may read arguments, and the password is among the settings.
+        let input = unnamed_file(settings).map_err(|error| format!("a temporary file: {error}"))?;
         let mut command = Command::new(program);
-        command.arg("-").current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg("-").current_dir("/").stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
         match end_with_this_thread(&mut command).spawn() {
-            Ok(mut child) => {
-                let mut input = child.stdin.take().expect("standard input is a pipe");
-                // A server that ends before it has read them does not answer either.
-                let _ = input.write_all(settings.as_bytes());
-                return Ok(child);
-            }
+            Ok(child) => return Ok(child),
             Err(error) => {
                 not_found = format!("{program}: {error}; it is looked for in PATH, as {}", PROGRAMS.join(" or "))
             }
         }
     }
     Err(not_found)
+}
+
+/// A file that nobody else can open, with this text to be read.
+fn unnamed_file(text: &str) -> io::Result<File> {
+    let token = RandomState::new().hash_one(std::process::id());
+    let path = std::env::temp_dir().join(format!("pita-redis-{token:016x}"));
+    let mut file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(&path)?;
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// The server's settings, as its configuration file has them.
@@ -113,7 +163,8 @@ fn settings(config: &Config) -> String {
         }
     }
     lines.push(format!("databases {}", (config.db + 1).max(16)));
-    match (&config.username, &config.password) {
+    let user = config.username.as_deref().filter(|user| *user != "default");
+    match (user, &config.password) {
         (Some(user), Some(password)) => {
             lines.push("user default off".into());
             lines.push(format!("user {} on {} ~* +@all", quoted(user), quoted(&format!(">{password}"))));

@@ -48,8 +48,10 @@ impl Breaker {
 
     /// Redis is back. Returns how long it was away, where it was.
     pub fn close(&self) -> Option<Duration> {
-        let away = lock(&self.away).take();
+        let mut guard = lock(&self.away);
+        let away = guard.take();
         self.is_open.store(false, Relaxed);
+        drop(guard);
         self.closed.notify_all();
         away.map(|away| away.since.elapsed())
     }

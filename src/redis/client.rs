@@ -9,12 +9,12 @@ use arc_swap::ArcSwapOption;
 use redis::Value;
 
 use super::breaker::Breaker;
+use super::claims::{CLOCK_MARGIN, DoubtfulClaims};
 use super::config::Config;
 use super::connection::{Exchange, Refusal, refused};
 use super::pipeline::Pipeline;
 use super::pool::{Lease, Pool};
 use super::stats::{Snapshot, Stats};
-use super::take::{CLOCK_MARGIN, DoubtfulClaims};
 use super::ttl::Renewals;
 use super::{autostart, tls};
 use crate::error::{Error, Kind, Result};
@@ -148,10 +148,8 @@ impl Client {
         }
         if let Some(error) = &exchange.failure {
             log::emit(Level::Warning, || format!("{}: {error}", self.pool.config()));
-            // A server that let a good part of the call's time pass would do so with the next call.
-            if error.kind == Kind::Timeout && took > self.pool.config().timeout / 2 {
-                let config = self.pool.config();
-                self.went_away(&Error::new(Kind::Unavailable, format!("{config} does not answer in {took:.0?}")));
+            if error.kind == Kind::Timeout {
+                self.unanswered(took);
             }
         }
         Ok((pipeline, exchange))
@@ -161,24 +159,50 @@ impl Client {
         if !self.is_this_process() {
             return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
         }
-        self.breaker.check()?;
-        self.pool.lend(deadline).map_err(|refusal| {
-            // A server that is full still serves the connections that there are.
-            let is_there = matches!(refusal, Refusal::Full(_)) && !self.pool.is_empty();
-            let error = Error::from(refusal);
-            log::emit(Level::Warning, || error.message.clone());
-            if error.kind == Kind::Unavailable && !is_there {
-                self.went_away(&error);
+        loop {
+            self.breaker.check()?;
+            let mut lease = self.pool.lend(deadline).map_err(|refusal| self.refused(refusal))?;
+            let start = Instant::now();
+            match lease.renew_clock(deadline) {
+                Ok(()) => return Ok(lease),
+                // The connection was lost while it was idle: there are others.
+                Err(error) if error.kind == Kind::Unavailable => {}
+                Err(error) => {
+                    drop(lease);
+                    self.unanswered(start.elapsed());
+                    return Err(error.of(format_args!("{}", self.pool.config())));
+                }
             }
-            error
-        })
+        }
+    }
+
+    /// There is no connection.
+    fn refused(&self, refusal: Refusal) -> Error {
+        // A server that is full still serves the connections that there are.
+        let is_there = matches!(refusal, Refusal::Full(_)) && !self.pool.is_empty();
+        let error = Error::from(refusal);
+        log::emit(Level::Warning, || error.message.clone());
+        if error.kind == Kind::Unavailable && !is_there {
+            self.went_away(&error);
+        }
+        error
+    }
+
+    /// No answer came in so much time. A server that let a good part of a call's time pass would do so with the next.
+    fn unanswered(&self, took: Duration) {
+        let config = self.pool.config();
+        if took > config.timeout / 2 {
+            self.went_away(&Error::new(Kind::Unavailable, format!("{config} does not answer in {took:.0?}")));
+        }
     }
 
     /// Redis is away: calls fail at once from now on, while a thread looks whether it is back.
     fn went_away(&self, cause: &Error) {
-        if !self.breaker.open(cause) {
+        // In a child that goes on from a log callback, the locks may be held, and it is not for it to look.
+        if !self.is_this_process() || !self.breaker.open(cause) {
             return;
         }
+        self.pool.forget();
         let me = self.me.clone();
         let look = move || look_for_redis(&me);
         let thread = with_signals_blocked(|| thread::Builder::new().name("pita-probe".into()).spawn(look));
@@ -242,10 +266,24 @@ pub struct Answer {
     pub is_repeated: bool,
 }
 
+impl Answer {
+    /// The answer to a repetition of other commands that were answered so.
+    pub fn after(self, before: &Answer) -> Self {
+        Answer { is_repeated: self.is_repeated || before.is_repeated, ..self }
+    }
+}
+
 /// Why there was no answer, and whether Redis may have executed the commands all the same.
 pub struct Lost {
     pub error: Error,
     pub was_sent: bool,
+}
+
+impl Lost {
+    /// As [`Answer::after`].
+    pub fn after(self, before: &Answer) -> Self {
+        Lost { was_sent: self.was_sent || before.is_repeated, ..self }
+    }
 }
 
 /// Tries to connect until Redis is back, or the client is gone.

@@ -5,11 +5,11 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::{Parser, ServerError, ServerErrorKind, Value};
 
-use super::address;
+use super::address::{self, Lookups};
 use super::config::Config;
 use super::socket::{Socket, Timed};
 use super::tls::{self, Tls};
@@ -27,6 +27,15 @@ pub struct Connection {
     broken: bool,
 }
 
+/// What it takes to make connections.
+pub struct Means {
+    pub config: Config,
+    /// `None` where nothing is encrypted.
+    pub tls: Option<tls::Settings>,
+    /// Look-ups of the host's name that are under way.
+    pub lookups: Lookups,
+}
+
 /// The server's time a moment after `at`, in milliseconds.
 #[derive(Clone, Copy)]
 struct Clock {
@@ -34,6 +43,8 @@ struct Clock {
     server_ms: u64,
 }
 
+/// For so long a connection trusts what it knows of the server's clock.
+const CLOCK_LIFE: Duration = Duration::from_secs(5);
 /// How often a server is greeted that hangs up without a word.
 const GREETINGS: usize = 3;
 
@@ -78,11 +89,12 @@ pub struct Exchange {
 
 impl Connection {
     /// Connects, logs in and selects the database, by `deadline` and within the configured connect timeout.
-    pub fn open(config: &Config, tls: Option<&tls::Settings>, deadline: Instant) -> Result<Self, Refusal> {
+    pub fn open(means: &Means, deadline: Instant) -> Result<Self, Refusal> {
+        let config = &means.config;
         let deadline = deadline.min(Instant::now() + config.connect_timeout);
         let mut greetings = 0;
         loop {
-            let mut connection = Self::connect(config, tls, deadline).map_err(Refusal::Other)?;
+            let mut connection = Self::connect(means, deadline).map_err(Refusal::Other)?;
             greetings += 1;
             match connection.hello(config, deadline) {
                 Ok(()) => return Ok(connection),
@@ -93,11 +105,12 @@ impl Connection {
         }
     }
 
-    fn connect(config: &Config, tls: Option<&tls::Settings>, deadline: Instant) -> Result<Self> {
+    fn connect(Means { config, tls, lookups }: &Means, deadline: Instant) -> Result<Self> {
         let unavailable = |why: String| Error::new(Kind::Unavailable, format!("no connection to {config}: {why}"));
-        let socket = address::connect(&config.address, deadline).map_err(|error| unavailable(error.to_string()))?;
+        let socket = address::connect(&config.address, lookups, deadline);
+        let socket = socket.map_err(|error| unavailable(error.to_string()))?;
         let mut timed = socket.until(deadline);
-        let tls = tls.map(|settings| Tls::agree(settings, &mut timed)).transpose();
+        let tls = tls.as_ref().map(|settings| Tls::agree(settings, &mut timed)).transpose();
         let tls = tls.map_err(|error| unavailable(format!("TLS: {}", reason(&error, timed.failure))))?;
         Ok(Connection { socket, tls, parser: Parser::new(), clock: None, broken: false })
     }
@@ -140,7 +153,23 @@ impl Connection {
 
     /// The server's time when `deadline` comes, or a moment later, in milliseconds; 0 where it is not known.
     pub fn server_time(&self, deadline: Instant) -> u64 {
-        self.clock.map_or(0, |clock| clock.server_ms + deadline.saturating_duration_since(clock.at).as_millis() as u64)
+        // Two, because both are rounded down.
+        let later = |at: Instant| deadline.saturating_duration_since(at).as_millis() as u64 + 2;
+        self.clock.map_or(0, |clock| clock.server_ms + later(clock.at))
+    }
+
+    /// Asks for the server's time again if that was long ago. Either clock may have been set, or the machine have slept.
+    pub fn renew_clock(&mut self, deadline: Instant) -> Result<()> {
+        if self.clock.is_none_or(|clock| clock.at.elapsed() < CLOCK_LIFE) {
+            return Ok(());
+        }
+        let at = Instant::now();
+        let exchange = self.exchange(&redis::cmd("TIME").get_packed_command(), 1, deadline);
+        if let Some(error) = exchange.failure {
+            return Err(error);
+        }
+        self.clock = exchange.replies.last().and_then(milliseconds).map(|server_ms| Clock { at, server_ms });
+        Ok(())
     }
 
     /// Sends `packed`, which holds `commands` commands, and reads as many replies, all by `deadline`.

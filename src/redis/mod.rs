@@ -3,6 +3,7 @@
 mod address;
 mod autostart;
 mod breaker;
+mod claims;
 mod client;
 mod config;
 mod connection;

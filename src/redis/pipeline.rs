@@ -37,7 +37,7 @@ impl Pipeline {
     }
 }
 
-/// A script that the server runs atomically. Each but the store, of many lists, touches keys of one cluster slot only.
+/// A script that the server runs atomically. Its keys are of one cluster slot, but for a store of many lists.
 ///
 /// The first argument of each is a time of the server's, in milliseconds, from which on it does nothing: what is stuck in a
 /// frozen server or on the way there cannot take effect when its caller has long been told of a timeout. 0 is for never.

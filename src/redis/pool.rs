@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
+use super::address::Lookups;
 use super::config::Config;
-use super::connection::{Connection, Refusal};
+use super::connection::{Connection, Means, Refusal};
 use super::tls;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{lock, wait_until};
 
 /// A bounded set of connections with equal settings.
 pub struct Pool {
-    config: Config,
-    tls: Option<tls::Settings>,
+    means: Means,
     state: Mutex<State>,
     freed: Condvar,
     /// Connections made since the pool began.
@@ -25,41 +25,57 @@ struct State {
     idle: Vec<Connection>,
     /// Idle ones, lent ones, and those being made.
     open: usize,
+    /// Grows each time that the connections there are become worthless.
+    generation: u64,
 }
 
-/// A connection on loan. Dropping it gives it back, or gives up its place when it is broken.
+/// A connection on loan. Dropping it gives it back, or gives up its place when it is of no more use.
 pub struct Lease<'a> {
     pool: &'a Pool,
     connection: Option<Connection>,
+    /// The pool's when it was lent.
+    generation: u64,
     /// Whether the connection was made for this loan.
     pub is_new: bool,
 }
 
 impl Pool {
     pub fn new(config: Config, tls: Option<tls::Settings>) -> Self {
-        let state = Mutex::new(State { idle: Vec::new(), open: 0 });
-        Pool { config, tls, state, freed: Condvar::new(), connected: AtomicU64::new(0) }
+        let state = Mutex::new(State { idle: Vec::new(), open: 0, generation: 0 });
+        let means = Means { config, tls, lookups: Lookups::default() };
+        Pool { means, state, freed: Condvar::new(), connected: AtomicU64::new(0) }
     }
 
     /// As empty as it began, with the same settings: for a forked child.
     pub fn anew(&self) -> Self {
-        Self::new(self.config.clone(), self.tls.clone())
+        Self::new(self.means.config.clone(), self.means.tls.clone())
     }
 
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.means.config
     }
 
     /// Lends a connection: an idle one that still lives, a new one, or the next that is given back before `deadline`.
     pub fn lend(&self, deadline: Instant) -> Result<Lease<'_>, Refusal> {
-        let connection = self.idle_or_place(deadline).map_err(Refusal::Other)?;
-        let mut lease = Lease { pool: self, connection, is_new: false };
+        let (connection, generation) = self.idle_or_place(deadline).map_err(Refusal::Other)?;
+        let mut lease = Lease { pool: self, connection, generation, is_new: false };
         if lease.connection.is_none() {
             // If this fails, dropping the lease gives up the place.
             lease.connection = Some(self.connect(deadline)?);
             lease.is_new = true;
         }
         Ok(lease)
+    }
+
+    /// Drops the idle connections, and those on loan when they are given back. Who waits for one does so in vain.
+    pub fn forget(&self) {
+        let mut state = lock(&self.state);
+        state.generation += 1;
+        state.open -= state.idle.len();
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        drop(idle);
+        self.freed.notify_all();
     }
 
     /// Whether there is no connection at all, not even one that is being made.
@@ -71,7 +87,7 @@ impl Pool {
     pub fn probe(&self, deadline: Instant) -> Result<(), Refusal> {
         let connection = self.connect(deadline)?;
         let mut state = lock(&self.state);
-        if state.open < self.config.pool_size {
+        if state.open < self.config().pool_size {
             state.open += 1;
             state.idle.push(connection);
         }
@@ -79,30 +95,44 @@ impl Pool {
     }
 
     fn connect(&self, deadline: Instant) -> Result<Connection, Refusal> {
-        let connection = Connection::open(&self.config, self.tls.as_ref(), deadline)?;
+        let start = Instant::now();
+        let connection = Connection::open(&self.means, deadline).map_err(|refusal| {
+            // Cut short by a call that had little time left, which says nothing of the server.
+            let is_cut_short = Instant::now() >= deadline && start.elapsed() < self.config().timeout / 2;
+            if !is_cut_short || start.elapsed() >= self.config().connect_timeout {
+                return refusal;
+            }
+            let Error { message, .. } = refusal.into();
+            Refusal::Other(Error::new(Kind::Timeout, message))
+        })?;
         self.connected.fetch_add(1, Ordering::Relaxed);
         Ok(connection)
     }
 
-    /// An idle connection, or `None` and a place for a new one.
-    fn idle_or_place(&self, deadline: Instant) -> Result<Option<Connection>> {
+    /// An idle connection, or `None` and a place for a new one; and the pool's generation.
+    fn idle_or_place(&self, deadline: Instant) -> Result<(Option<Connection>, u64)> {
         let mut state = lock(&self.state);
+        let generation = state.generation;
         loop {
             while let Some(connection) = state.idle.pop() {
                 if !connection.is_dead() {
-                    return Ok(Some(connection));
+                    return Ok((Some(connection), generation));
                 }
                 state.open -= 1;
             }
-            if state.open < self.config.pool_size {
+            if state.open < self.config().pool_size {
                 state.open += 1;
-                return Ok(None);
+                return Ok((None, generation));
             }
             let open = state.open;
             state = wait_until(&self.freed, state, deadline).ok_or_else(|| {
-                let message = format!("all {open} connections were in use for {:?}", self.config.timeout);
+                let message = format!("all {open} connections were in use for {:?}", self.config().timeout);
                 Error::new(Kind::Timeout, message)
             })?;
+            if state.generation != generation {
+                let message = format!("{} went away while all connections were in use", self.config());
+                return Err(Error::new(Kind::Unavailable, message));
+            }
         }
     }
 }
@@ -110,11 +140,18 @@ impl Pool {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.pool.state);
-        match self.connection.take() {
-            Some(connection) if !connection.is_broken() => state.idle.push(connection),
-            _ => state.open -= 1,
+        let connection = self.connection.take();
+        match connection {
+            Some(connection) if !connection.is_broken() && self.generation == state.generation => {
+                state.idle.push(connection);
+                drop(state);
+            }
+            worthless => {
+                state.open -= 1;
+                drop(state);
+                drop(worthless);
+            }
         }
-        drop(state);
         self.pool.freed.notify_one();
     }
 }

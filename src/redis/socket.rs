@@ -7,10 +7,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Type};
+use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
 use crate::process;
 use crate::sync::lock;
+
+/// An idle connection asks for a sign of life after so long.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The sockets of this process. Opening and closing happen under the lock, and so does a fork, so that in a child the
 /// list is exactly what it inherited.
@@ -71,6 +74,8 @@ impl Socket {
         socket.socket.connect_timeout(address, timeout)?;
         if address.domain() != Domain::UNIX {
             socket.socket.set_tcp_nodelay(true)?;
+            // The other machine may be gone without a word.
+            socket.socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))?;
         }
         Ok(socket)
     }

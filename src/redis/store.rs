@@ -46,9 +46,18 @@ enum Form {
     PushExisting,
     /// The script, by its hash, in a call with others: a call costs more than a write.
     Script,
-    /// The script itself, in a call of its own: the server does not know the hash, or must not be given the chance to say
-    /// so, or refused the shared call.
+    /// The script itself, in a call with others: the server does not know the hash.
+    UnknownScript,
+    /// The script itself, in a call of its own: the server must not be given the chance to say that it does not know it, or
+    /// refused the shared call.
     WholeScript,
+}
+
+impl Form {
+    /// Whether a call may be shared with others of the same form.
+    fn is_shared(self) -> bool {
+        matches!(self, Form::Script | Form::UnknownScript)
+    }
 }
 
 /// A write on its way.
@@ -80,7 +89,7 @@ impl Client {
         for attempt in 0.. {
             let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| task.result.is_none()).collect();
             // Those that share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task.
-            pending.sort_by_key(|task| task.form != Form::Script);
+            pending.sort_by_key(|task| !task.form.is_shared());
             if pending.is_empty() {
                 break;
             }
@@ -150,7 +159,7 @@ impl Client {
                 tasks.iter_mut().zip(answers).for_each(|(task, answer)| self.settle(task, answer));
             }
             // Nothing was stored. It may be one key that the user has no right to: each write is to hear for itself.
-            Value::ServerError(_) if tasks.len() > 1 => {
+            Value::ServerError(error) if tasks.len() > 1 && error.kind() != Some(ServerErrorKind::NoScript) => {
                 tasks.iter_mut().for_each(|task| task.form = Form::WholeScript);
             }
             answer => tasks.iter_mut().for_each(|task| self.settle(task, answer)),
@@ -179,7 +188,7 @@ impl Client {
             }
             Value::Int(answer) if *answer < 0 => Some(Err(task.gap(-answer - 1))),
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
-                task.form = Form::WholeScript;
+                task.form = Form::UnknownScript;
                 None
             }
             Value::ServerError(error) => {
@@ -216,11 +225,11 @@ fn command(tasks: &[&mut Task<'_>], ttl_ms: u64, too_late: u64) -> Cmd {
     let mut command = match first.form {
         Form::Push => redis::cmd("RPUSH").arg(&first.key).take(),
         Form::PushExisting => redis::cmd("RPUSHX").arg(&first.key).take(),
-        Form::Script | Form::WholeScript => {
+        form => {
             let keys: Vec<&str> = tasks.iter().map(|task| task.key.as_str()).collect();
             let too_late = if first.at_any_time { 0 } else { too_late };
             STORE
-                .call(first.form == Form::WholeScript, &keys, too_late)
+                .call(form != Form::Script, &keys, too_late)
                 .arg(ttl_ms)
                 .arg(u8::from(first.renews))
                 .arg(first.write.records.len())
@@ -229,7 +238,7 @@ fn command(tasks: &[&mut Task<'_>], ttl_ms: u64, too_late: u64) -> Cmd {
     };
     let mut text = Vec::with_capacity(record::MAX_LEN);
     for Task { write, form, .. } in tasks {
-        if matches!(form, Form::Script | Form::WholeScript) {
+        if !matches!(form, Form::Push | Form::PushExisting) {
             let index = match write.placement {
                 Placement::Append => -1,
                 Placement::At(index) => index as i64,
@@ -263,9 +272,8 @@ fn keep_order(tasks: &mut [Task<'_>]) {
 impl Task<'_> {
     /// Whether one command can store both.
     fn may_share_with(&self, other: &Self) -> bool {
-        let is_shared = |task: &Self| task.form == Form::Script;
-        is_shared(self)
-            && is_shared(other)
+        self.form.is_shared()
+            && self.form == other.form
             && self.renews == other.renews
             && self.at_any_time == other.at_any_time
             && self.write.records.len() == other.write.records.len()

@@ -2,22 +2,19 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use redis::{ServerErrorKind, Value};
 
+use super::claims::{CLAIM_LIFE, CLOCK_MARGIN, Unseen};
 use super::client::{Answer, Client, Lost, first_refusal, unexpected};
 use super::connection::refused;
-use super::pipeline::{CLAIM, Pipeline, RESTORE};
+use super::pipeline::{CLAIM, Pipeline};
 use crate::error::{Error, Kind, Result};
-use crate::log::{self, Level};
 use crate::metrics::Metrics;
 use crate::record;
-use crate::sync::lock;
 
 /// What a take came to.
 #[derive(Debug)]
@@ -36,90 +33,6 @@ pub enum Taken {
 struct Wanted {
     least: usize,
     most: usize,
-}
-
-/// The life of a claim on a list that lived for ever. A claim on another list lives as long as that would have.
-const CLAIM_LIFE: Duration = Duration::from_secs(3600);
-/// By how much our reckoning of the server's clock may be off.
-pub const CLOCK_MARGIN: Duration = Duration::from_millis(100);
-
-/// Claims that may lie in Redis though their take has ended, of all pools that this process has opened: Redis was asked for
-/// them without our having read them, or to delete them without an answer.
-///
-/// Each is kept until it is settled for sure: the request may still be on its way to a frozen server.
-pub struct DoubtfulClaims {
-    pid: u32,
-    doubts: Mutex<Vec<Doubt>>,
-    /// How many there are, readable without the lock.
-    count: AtomicUsize,
-    /// In a forked child the parent's, which is never touched: another thread may have held its lock at the fork.
-    _inherited: Option<Arc<DoubtfulClaims>>,
-}
-
-#[derive(Clone, PartialEq)]
-struct Doubt {
-    /// The server, as messages name it.
-    server: String,
-    key: String,
-    claim: String,
-    fate: Fate,
-    /// When the claim would have expired.
-    until: Instant,
-}
-
-/// What is to become of a claim.
-#[derive(Clone, Copy, PartialEq)]
-enum Fate {
-    /// Its records were delivered: it is deleted.
-    Deleted,
-    /// Nobody has seen its records, if there are any: it goes back to its list.
-    GivenBack {
-        lives_for_ever: bool,
-        /// The server's time from which on the claim cannot be made any more; 0 where that is not known.
-        too_late: u64,
-        /// The same by our clock, and a little more.
-        due: Instant,
-    },
-}
-
-impl DoubtfulClaims {
-    /// Those of this process. A forked child begins with none: its parent sees to the others.
-    pub fn of_this_process() -> Arc<Self> {
-        static CURRENT: ArcSwapOption<DoubtfulClaims> = ArcSwapOption::const_empty();
-        let pid = std::process::id();
-        let current = CURRENT.load_full();
-        if let Some(claims) = current.as_ref().filter(|claims| claims.pid == pid) {
-            return claims.clone();
-        }
-        let own =
-            DoubtfulClaims { pid, doubts: Mutex::default(), count: AtomicUsize::new(0), _inherited: current.clone() };
-        drop(CURRENT.compare_and_swap(&current, Some(Arc::new(own))));
-        Self::of_this_process()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Vec<Doubt>)) {
-        let mut doubts = lock(&self.doubts);
-        change(&mut doubts);
-        self.count.store(doubts.len(), Relaxed);
-    }
-
-    fn add(&self, doubt: Doubt) {
-        self.change(|doubts| {
-            doubts.retain(|doubt| doubt.until > Instant::now());
-            doubts.push(doubt);
-        });
-    }
-
-    fn settle(&self, settled: &Doubt) {
-        self.change(|doubts| doubts.retain(|doubt| doubt != settled));
-    }
-
-    fn which(&self, wanted: impl Fn(&Doubt) -> bool) -> Vec<Doubt> {
-        if self.count.load(Relaxed) == 0 {
-            return Vec::new();
-        }
-        lock(&self.doubts).iter().filter(|doubt| wanted(doubt)).cloned().collect()
-    }
 }
 
 impl Client {
@@ -155,38 +68,41 @@ impl Client {
         self.settle_list(key, deadline)?;
         let claim = claim_name(key);
         let (answer, too_late) = self.claim(key, &claim, wanted, deadline);
-        let give_back = |lives_for_ever| {
-            let fate = Fate::GivenBack { lives_for_ever, too_late, due: deadline + CLOCK_MARGIN };
-            self.claims.add(self.doubt(key, &claim, fate));
-        };
-        let pool_lives_for_ever = self.pool.config().ttl.is_none();
-        // What was sent without an answer may arrive late, and claim what is stored until then.
-        if answer.as_ref().map_or_else(|lost| lost.was_sent, |answer| answer.is_repeated) {
-            give_back(pool_lives_for_ever);
-        }
-        let replies = answer.map_err(|lost| lost.error)?.replies;
+        let unseen =
+            Unseen { lives_for_ever: self.pool.config().ttl.is_none(), too_late, due: deadline + CLOCK_MARGIN };
+        let Answer { replies, is_repeated } = answer.map_err(|lost| {
+            if lost.was_sent {
+                self.doubt(key, &claim, unseen);
+            }
+            lost.error
+        })?;
+        // A first request without an answer may arrive late, and claim what is stored until then.
+        let late = is_repeated.then_some(unseen);
+        let nothing_claimed = || late.into_iter().for_each(|unseen| self.doubt(key, &claim, unseen));
         let [Value::Array(claimed), elements] = replies.as_slice() else {
             return Err(first_refusal(&replies).unwrap_or_else(|| unexpected(&replies[0])));
         };
         let [Value::Int(length), Value::Int(lived_for_ever)] = claimed.as_slice() else {
             return Err(unexpected(&replies[0]));
         };
-        match *length as usize {
-            found if found < wanted.least => {
-                return Ok(Taken::TooFew { found, wanted: wanted.least, waited: Duration::ZERO });
-            }
-            found if found > wanted.most => return Ok(Taken::TooMany(found)),
-            0 => return Ok(Taken::All(Vec::new())),
-            _ => {}
+        let found = *length as usize;
+        if found < wanted.least || found > wanted.most || found == 0 {
+            nothing_claimed();
+            return Ok(match found {
+                _ if found < wanted.least => Taken::TooFew { found, wanted: wanted.least, waited: Duration::ZERO },
+                0 => Taken::All(Vec::new()),
+                _ => Taken::TooMany(found),
+            });
         }
         match parse_all(elements) {
             Ok(records) => {
-                self.acknowledge(key, &claim, deadline);
+                self.acknowledge(key, &claim, late, deadline);
                 self.stats.taken.fetch_add(records.len() as u64, Relaxed);
                 Ok(Taken::All(records))
             }
             Err(error) => {
-                give_back(if *lived_for_ever < 0 { pool_lives_for_ever } else { *lived_for_ever == 1 });
+                let lives_for_ever = if *lived_for_ever < 0 { unseen.lives_for_ever } else { *lived_for_ever == 1 };
+                self.doubt(key, &claim, Unseen { lives_for_ever, ..unseen });
                 self.settle_list(key, deadline)?;
                 Err(error)
             }
@@ -197,100 +113,29 @@ impl Client {
     fn claim(&self, key: &str, claim: &str, wanted: Wanted, deadline: Instant) -> (Result<Answer, Lost>, u64) {
         let number = |count: usize| count.min(i64::MAX as usize);
         let args = [number(wanted.least), number(wanted.most), CLAIM_LIFE.as_millis() as usize];
-        let latest = Cell::new(0);
+        // The latest of all attempts; a time that is not known is later than any.
+        let latest = Cell::new(None);
         let ask = |at_any_time: bool| {
-            let commands = |whole, too_late| {
-                let too_late = if at_any_time { 0 } else { too_late };
-                latest.set(too_late);
-                let mut pipeline = Pipeline::of(CLAIM.call(whole, &[key, claim], too_late).arg(&args));
-                pipeline.push(redis::cmd("LRANGE").arg(claim).arg(0).arg(-1));
-                pipeline
-            };
+            let commands =
+                |whole, too_late| {
+                    let too_late = if at_any_time { 0 } else { too_late };
+                    latest.set(Some(latest.get().map_or(too_late, |before| {
+                        if before == 0 || too_late == 0 { 0 } else { too_late.max(before) }
+                    })));
+                    let mut pipeline = Pipeline::of(CLAIM.call(whole, &[key, claim], too_late).arg(&args));
+                    pipeline.push(redis::cmd("LRANGE").arg(claim).arg(0).arg(-1));
+                    pipeline
+                };
             self.ask_script(commands, deadline)
         };
         let answer = match ask(false) {
             // Too late by a clock that has been put forward, for somebody is still waiting.
-            Ok(answer) if answer.replies[0] == Value::Nil => ask(true),
+            Ok(answer) if answer.replies[0] == Value::Nil => {
+                ask(true).map(|again| again.after(&answer)).map_err(|lost| lost.after(&answer))
+            }
             answer => answer,
         };
-        (answer, latest.get())
-    }
-
-    /// The records are here: deletes the claim, now or when Redis is back.
-    fn acknowledge(&self, key: &str, claim: &str, deadline: Instant) {
-        let doubt = self.doubt(key, claim, Fate::Deleted);
-        if let Err(error) = self.delete(&doubt, deadline) {
-            log::emit(Level::Warning, || format!("{claim} will be deleted later: {error}"));
-            self.claims.add(doubt);
-        }
-    }
-
-    fn doubt(&self, key: &str, claim: &str, fate: Fate) -> Doubt {
-        let life = self.pool.config().ttl.map_or(CLAIM_LIFE, |ttl| ttl.max(CLAIM_LIFE));
-        Doubt { server: self.server(), key: key.into(), claim: claim.into(), fate, until: Instant::now() + life }
-    }
-
-    fn server(&self) -> String {
-        self.pool.config().to_string()
-    }
-
-    fn delete(&self, doubt: &Doubt, deadline: Instant) -> Result<()> {
-        self.ask(&|_| Pipeline::of(redis::cmd("UNLINK").arg(&doubt.claim)), deadline).map(drop)
-    }
-
-    /// Settles every claim in doubt for which the time has come. What fails is tried again at another time.
-    pub(super) fn settle_claims(&self, deadline: Instant) {
-        let is_due = |doubt: &Doubt| match doubt.fate {
-            Fate::Deleted => true,
-            Fate::GivenBack { too_late, due, .. } => too_late > 0 && due <= Instant::now(),
-        };
-        let doubts = self.claims.which(|doubt| is_due(doubt) && doubt.server == self.server());
-        for doubt in doubts {
-            let error = match doubt.fate {
-                Fate::Deleted => self.delete(&doubt, deadline).map(|()| self.claims.settle(&doubt)),
-                Fate::GivenBack { .. } => self.give_back(&doubt, deadline).map(drop),
-            };
-            match error {
-                Err(error) if matches!(error.kind, Kind::Unavailable | Kind::Timeout) => return,
-                // It will not be allowed another time either.
-                Err(error) => {
-                    log::emit(Level::Warning, || format!("{} is left to expire: {error}", doubt.claim));
-                    self.claims.settle(&doubt);
-                }
-                Ok(()) => {}
-            }
-        }
-    }
-
-    /// Gives back what earlier takes of this process may have claimed of a list without reading it.
-    fn settle_list(&self, key: &str, deadline: Instant) -> Result<()> {
-        let of_list = |doubt: &Doubt| matches!(doubt.fate, Fate::GivenBack { .. }) && doubt.key == key;
-        for doubt in self.claims.which(|doubt| of_list(doubt) && doubt.server == self.server()) {
-            while !self.give_back(&doubt, deadline)? {
-                // Is it to be known for sure in a moment? If that has passed, the server's clock is not what it was.
-                let Fate::GivenBack { too_late: 1.., due, .. } = doubt.fate else { break };
-                let left = due.saturating_duration_since(Instant::now());
-                if left.is_zero() || left > CLOCK_MARGIN || !self.pause(0, deadline) {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a claim back to its list, if it is there; false where it may yet come to be.
-    fn give_back(&self, doubt: &Doubt, deadline: Instant) -> Result<bool> {
-        let Fate::GivenBack { lives_for_ever, too_late, .. } = doubt.fate else { return Ok(true) };
-        let keys = [doubt.key.as_str(), &doubt.claim];
-        let commands = |whole, _| Pipeline::of(RESTORE.call(whole, &keys, too_late).arg(i32::from(lives_for_ever)));
-        match self.ask_script(commands, deadline).map_err(|lost| lost.error)?.replies.as_slice() {
-            [Value::Int(-1)] => Ok(false),
-            [Value::Int(_)] => {
-                self.claims.settle(doubt);
-                Ok(true)
-            }
-            replies => Err(first_refusal(replies).unwrap_or_else(|| unexpected(&replies[0]))),
-        }
+        (answer, latest.get().unwrap_or(0))
     }
 
     /// How many records a request has.
@@ -314,12 +159,12 @@ impl Client {
 
     /// As [`Self::ask_each`], for commands that begin with a script: packed with its hash (false), or whole where the server
     /// does not know that.
-    fn ask_script(&self, pack: impl Fn(bool, u64) -> Pipeline, deadline: Instant) -> Result<Answer, Lost> {
+    pub(super) fn ask_script(&self, pack: impl Fn(bool, u64) -> Pipeline, deadline: Instant) -> Result<Answer, Lost> {
         let answer = self.ask_each(&|too_late| pack(false, too_late), deadline)?;
         match &answer.replies[0] {
-            // One that got lost before would not be known there either.
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
-                self.ask_each(&|too_late| pack(true, too_late), deadline)
+                let again = self.ask_each(&|too_late| pack(true, too_late), deadline);
+                again.map(|again| again.after(&answer)).map_err(|lost| lost.after(&answer))
             }
             _ => Ok(answer),
         }
