@@ -4,6 +4,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 60
+SANITIZER_SECONDS ?= 10
 CONFIGURE = cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX:PATH="$(PREFIX)" \
 	-DPITA_REDIS_CARGO_TARGET_DIR="$(CURDIR)/target"
 
@@ -14,6 +15,7 @@ help:
 	@echo 'make demo      an engine stores metrics of its tokens, a sampler takes and shows them'
 	@echo 'make test      all tests: Rust, C++, valgrind, the installed package'
 	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
+	@echo 'make test-sanitizers  C++ tests and SANITIZER_SECONDS ($(SANITIZER_SECONDS)) of soak, with AddressSanitizer and ThreadSanitizer'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
 	@echo 'make bench     the kernels against a plain sum, a two-pass kernel, and numpy and torch where there are any; delivery against hiredis'
@@ -45,6 +47,11 @@ test:
 test-kernels:
 	@scripts/setup.sh kernels
 	@scripts/test-kernels.sh
+
+.PHONY: test-sanitizers
+test-sanitizers:
+	@scripts/setup.sh sanitizers
+	@scripts/test-sanitizers.sh "$(SANITIZER_SECONDS)"
 
 .PHONY: fuzz
 fuzz:

@@ -5,6 +5,8 @@ if(NOT PITA_REDIS_CARGO)
   message(FATAL_ERROR "cargo was not found. Install Rust (https://rustup.rs), or set PITA_REDIS_CARGO to its path.")
 endif()
 set(PITA_REDIS_CARGO_TARGET_DIR "${CMAKE_CURRENT_BINARY_DIR}/cargo" CACHE PATH "Where cargo puts what it builds")
+# With a target named, RUSTFLAGS are for the library alone, not for what runs within the build: sanitizers need that.
+set(PITA_REDIS_CARGO_TARGET "" CACHE STRING "Cargo's --target; empty: this machine's")
 
 # The soname's number is build.rs's.
 set(pita_redis_soname libpita_redis.so.0)
@@ -12,7 +14,11 @@ set(pita_redis_file libpita_redis.so.${PROJECT_VERSION})
 set(pita_redis_lib_dir "${PROJECT_BINARY_DIR}/lib")
 set(pita_redis_shared "${pita_redis_lib_dir}/${pita_redis_file}")
 set(pita_redis_static "${pita_redis_lib_dir}/libpita_redis.a")
-set(cargo_output "${PITA_REDIS_CARGO_TARGET_DIR}/release")
+set(cargo_target "")
+if(PITA_REDIS_CARGO_TARGET)
+  set(cargo_target --target "${PITA_REDIS_CARGO_TARGET}")
+endif()
+set(cargo_output "${PITA_REDIS_CARGO_TARGET_DIR}/${PITA_REDIS_CARGO_TARGET}/release")
 
 # What the Rust standard library needs beside libc: `rustc --print native-static-libs`, less the libraries that every
 # glibc since 2.34 has inside. Older ones still want them, and for newer ones they cost nothing.
@@ -31,7 +37,7 @@ add_custom_target(
   COMMAND
     "${CMAKE_COMMAND}" -E env --unset=MAKEFLAGS --unset=MFLAGS
     "${PITA_REDIS_CARGO}" rustc --release --locked --lib --crate-type cdylib,staticlib
-    --target-dir "${PITA_REDIS_CARGO_TARGET_DIR}"
+    ${cargo_target} --target-dir "${PITA_REDIS_CARGO_TARGET_DIR}"
   COMMAND "${CMAKE_COMMAND}" -E copy_if_different "${cargo_output}/libpita_redis.so" "${pita_redis_shared}"
   COMMAND "${CMAKE_COMMAND}" -E copy_if_different "${cargo_output}/libpita_redis.a" "${pita_redis_static}"
   BYPRODUCTS "${pita_redis_shared}" "${pita_redis_static}"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup.sh build|demo|bench|test|lint|kernels|fuzz|peers: installs what that task needs and this machine lacks, from Debian's packages.
+# setup.sh TASK, a name in the list at the end: installs what that task needs and this machine lacks, from Debian's packages.
 set -eu
 task=${1-}
 
@@ -54,6 +54,15 @@ need_kernels() {
 
 has_rust_std() {
     test -d "$1/lib/rustlib/aarch64-unknown-linux-gnu"
+}
+
+# ThreadSanitizer wants the standard library built with it, from source. The sanitizers' runtimes come with GCC.
+need_sanitizers() {
+    if ! [ -d "$(rustc --print sysroot)/lib/rustlib/src/rust/library/std" ]; then
+        echo "The source of Rust's standard library is missing: rustup component add rust-src" >&2
+        exit 1
+    fi
+    need_test
 }
 
 need_fuzz() {
@@ -140,9 +149,9 @@ need_lint() {
 
 need_cargo
 case $task in
-    build | demo | bench | test | lint | kernels | fuzz | peers) "need_$task" ;;
+    build | demo | bench | test | lint | kernels | sanitizers | fuzz | peers) "need_$task" ;;
     *)
-        echo "usage: $0 build|demo|bench|test|lint|kernels|fuzz|peers" >&2
+        echo "usage: $0 build|demo|bench|test|lint|kernels|sanitizers|fuzz|peers" >&2
         exit 2
         ;;
 esac

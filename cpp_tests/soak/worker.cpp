@@ -92,6 +92,10 @@ class Hand {
     }
 
     void take(Request &request) {
+        // For ThreadSanitizer, too: see Writer::begin.
+        if (request.left == 0) {
+            throw std::logic_error("nobody is left to take " + request.id());
+        }
         const int taker = request.arrived++;
         // Those who take the same do it at the same time, unless one has other work to do first.
         support::eventually([&] { return request.arrived == request.takers; }, support::milliseconds(20));
