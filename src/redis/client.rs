@@ -46,7 +46,8 @@ pub fn open(config: Config) -> Result<()> {
     loop {
         if let Some(client) = find() {
             if *client.pool.config() == config {
-                return Ok(());
+                // The server that was started may have ended.
+                return if config.autostart { autostart::ensure(&config) } else { Ok(()) };
             }
             let (open, differing) = (client.pool.config(), client.pool.config().differences(&config));
             return Err(Error::config(format!("already open as {open}, with another {differing}; close it first")));

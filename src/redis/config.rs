@@ -227,6 +227,7 @@ impl Config {
                     None => return Err(Error::config("tls_ca is given, but the URL's scheme is not rediss")),
                 },
                 "db" if is_unix => self.db = db("db", &value)?,
+                "db" => return Err(Error::config("db is for unix sockets; here the database follows the host: /2")),
                 "user" if is_unix => self.username = Some(value),
                 "pass" if is_unix => self.password = Some(value),
                 _ => {
@@ -440,7 +441,7 @@ mod tests {
             assert_eq!(Config::from_url(&url).unwrap(), expected);
         }
         assert!(refusal("unix://run/a.sock").contains("three slashes"));
-        assert!(refusal("redis://h?db=1").contains("unknown parameter db"));
+        assert!(refusal("redis://h?db=1").contains("follows the host"));
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Connection {
         let socket = socket.map_err(|error| unavailable(error.to_string()))?;
         let mut timed = socket.until(deadline);
         let tls = tls.as_ref().map(|settings| Tls::agree(settings, &mut timed)).transpose();
-        let tls = tls.map_err(|error| unavailable(format!("TLS: {}", reason(&error, timed.failure))))?;
+        let tls = tls.map_err(|error| unavailable(format!("TLS handshake: {}", reason(&error, timed.failure))))?;
         Ok(Connection { socket, tls, parser: Parser::new(), clock: None, broken: false })
     }
 

@@ -297,10 +297,13 @@ impl Task<'_> {
     }
 
     fn gap(&self, length: i64) -> Error {
-        let id = self.write.id;
+        let (id, records) = (self.write.id, if length == 1 { "record" } else { "records" });
+        let cause = "an earlier store failed, or Redis lost the list, or it has expired or been taken";
         let message = match self.write.placement {
-            Placement::At(index) => format!("request {id:?}: token_index is {index}, but the list ends at {length}"),
-            Placement::Append => format!("request {id:?}: not stored, the list ends at {length}"),
+            Placement::At(index) => {
+                format!("request {id:?}: token_index is {index}, but the list has {length} {records}: {cause}")
+            }
+            Placement::Append => format!("request {id:?}: not stored, the list has {length} {records}"),
         };
         Error::new(Kind::Gap, message)
     }
