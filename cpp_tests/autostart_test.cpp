@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
@@ -180,6 +183,17 @@ TEST_F(Autostart, AsksForTheUserOfTheUrl) {
     EXPECT_THROW(redis.run({"AUTH", "us@er", "guess"}), std::runtime_error);
     redis.run({"AUTH", "us@er", password});
     expect_untold(process_of(redis));
+}
+
+TEST_F(Autostart, AsksForThePasswordOfTheDefaultUser) {
+    const std::string url = "redis://default:pw@127.0.0.1:" + std::to_string(port) + "/0?autostart=1";
+    ASSERT_OK(pita_redis_open(url.c_str()));
+    store_and_take("a");
+    Hiredis redis(port);
+    EXPECT_THROW(redis.run({"PING"}), std::runtime_error);
+    EXPECT_THROW(redis.run({"AUTH", "default", "guess"}), std::runtime_error);
+    redis.run({"AUTH", "default", "pw"});
+    EXPECT_EQ(started(), std::set<pid_t>{process_of(redis)});
 }
 
 TEST_F(Autostart, AsksForThePasswordOnAUnixSocketToo) {
@@ -383,6 +397,100 @@ TEST_F(ForkAutostart, OfManyProcessesAtOnceLeavesOneServer) {
         EXPECT_TRUE(child->succeeded());
     }
     EXPECT_TRUE(eventually([&] { return !is_listening(port); }));
+}
+
+// A unix socket, unlike a port, can be taken away from the server that listens on it.
+TEST_F(ForkAutostart, OfManyProcessesAtOnceLeavesOneServerOnAUnixSocket) {
+    constexpr std::size_t count = 6;
+    const Folder folder;
+    const std::string path = folder.path() + "/s";
+    const std::string url = "redis+unix://" + path + "?autostart=1&timeout_ms=60000&connect_timeout_ms=60000";
+    Gate start;
+    Gate end;
+    const auto list = [](const char *what, std::size_t i) { return std::string(what) + std::to_string(i); };
+    const auto is_there = [](const std::string &id) {
+        std::size_t found = 0;
+        return pita_count_metrics(id.c_str(), &found) == PITA_OK && found == 1;
+    };
+    std::vector<std::unique_ptr<Child>> children;
+    for (std::size_t i = 0; i < count; ++i) {
+        children.push_back(std::make_unique<Child>([&, i] {
+            ASSERT_TRUE(start.wait());
+            ASSERT_OK(pita_redis_open(url.c_str()));
+            ASSERT_OK(append(list("from ", i), records(1)));
+            for (std::size_t other = 0; other < count; ++other) {
+                EXPECT_TRUE(eventually([&] { return is_there(list("from ", other)); }, milliseconds(10000)))
+                    << i << " misses " << other;
+            }
+            ASSERT_OK(append(list("seen by ", i), records(1)));
+            // Whose server it is must not end before the others have seen all.
+            EXPECT_TRUE(end.wait());
+        }));
+    }
+    start.open();
+    const auto servers = [&] {
+        std::set<pid_t> all;
+        for (const auto &child : children) {
+            all.merge(children_of(child->pid()));
+        }
+        return all;
+    };
+    EXPECT_TRUE(eventually([&] {
+        try {
+            return Hiredis(path).keys() == 2 * count;
+        } catch (const std::runtime_error &) {
+            return false;
+        }
+    }, milliseconds(20000)));
+    EXPECT_TRUE(eventually([&] { return servers().size() == 1; }, milliseconds(10000)));
+    {
+        Hiredis redis(path);
+        EXPECT_EQ(servers(), std::set<pid_t>{process_of(redis)});
+    }
+    end.open();
+    for (const auto &child : children) {
+        EXPECT_TRUE(child->succeeded());
+    }
+}
+
+// A child that is forked off while the server is started inherits what tells that it was, and may live long.
+TEST_F(ForkAutostart, ReturnsInTimeWhileOtherThreadsFork) {
+    constexpr std::size_t at_most = 100;
+    std::atomic<bool> done{false};
+    const auto fork_children = [&] {
+        std::vector<pid_t> children;
+        while (!done && children.size() < at_most) {
+            const pid_t child = fork();
+            if (child == 0) {
+                // Also ends with this thread.
+                prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (;;) {
+                    pause();
+                }
+            }
+            if (child > 0) {
+                children.push_back(child);
+            }
+        }
+        eventually([&] { return done.load(); });
+        for (const pid_t child : children) {
+            kill(child, SIGKILL);
+            waitpid(child, nullptr, 0);
+        }
+    };
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i) {
+        threads.emplace_back(fork_children);
+    }
+    pita_status_t status = PITA_ERR_PANIC;
+    const milliseconds took = time_of([&] { status = pita_redis_open(url().c_str()); });
+    const std::string message = pita_last_error();
+    done = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_LT(took, milliseconds(12000));
+    EXPECT_EQ(status, PITA_OK) << message;
 }
 
 } // namespace

@@ -67,6 +67,54 @@ TEST_F(Batch, AppendsAgainAndAgain) {
     EXPECT_EQ(stored(redis, "b"), of({11, 11, 11}));
 }
 
+// A server that was restarted, or whose scripts were flushed.
+TEST_F(Batch, ByAForgottenScriptIsTwoRoundTrips) {
+    constexpr std::size_t size = 32;
+    const auto round_trips = [] {
+        pita_stats_t stats = {};
+        stats.struct_size = sizeof stats;
+        EXPECT_OK(pita_redis_stats(&stats));
+        return stats.round_trip_latency.count;
+    };
+    const auto calls = [this](const std::string &command) {
+        const std::string text = redis.run({"INFO", "commandstats"}).text;
+        const std::string field = "cmdstat_" + command + ":calls=";
+        const std::size_t at = text.find(field);
+        return at == std::string::npos ? 0LL : std::stoll(text.substr(at + field.size()));
+    };
+    const Logits many(size, 10);
+    std::vector<std::string> names;
+    std::vector<const char *> pointers;
+    for (std::size_t i = 0; i < size; ++i) {
+        names.push_back("request " + std::to_string(i));
+    }
+    for (const std::string &name : names) {
+        pointers.push_back(name.c_str());
+    }
+    const std::vector<std::int64_t> indices(size, 0);
+    std::vector<pita_status_t> each(size, 1);
+    pita_batch_t indexed = batch_over(many, size);
+    indexed.req_ids = pointers.data();
+    indexed.token_indices = indices.data();
+    indexed.statuses = each.data();
+    ASSERT_OK(pita_redis_ping());
+    redis.run({"SCRIPT", "FLUSH", "SYNC"});
+    const auto trips_before = round_trips();
+    const long long eval_before = calls("eval");
+    const long long evalsha_before = calls("evalsha");
+    ASSERT_OK(pita_store_logits_metrics_batch(&indexed));
+    EXPECT_EQ(round_trips(), trips_before + 2);
+    EXPECT_EQ(calls("eval"), eval_before + 1);
+    EXPECT_EQ(calls("evalsha"), evalsha_before + 1);
+    for (std::size_t i = 0; i < size; ++i) {
+        EXPECT_EQ(each[i], PITA_OK) << i;
+        EXPECT_EQ(stored(redis, names[i]), of({10})) << i;
+    }
+    EXPECT_EQ(redis.keys(), static_cast<long long>(size));
+    ASSERT_OK(pita_store_logits_metrics_batch(&indexed));
+    EXPECT_EQ(round_trips(), trips_before + 3) << "it is known again";
+}
+
 TEST_F(Batch, IsOneRoundTrip) {
     const auto round_trips = [] {
         pita_stats_t stats = {};

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <future>
 #include <iostream>
 #include <string>
 #include <thread>
@@ -16,6 +17,7 @@
 #include "support/closed_port.hpp"
 #include "support/eventually.hpp"
 #include "support/processes.hpp"
+#include "support/proxy.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
 
@@ -300,6 +302,111 @@ TEST_F(Breaker, StaysClosedWhereAllConnectionsAreInUse) {
     other.join();
     EXPECT_EQ(threads_named(searcher), 0);
     EXPECT_EQ(connections(), 1U);
+}
+
+class BreakerBehindAProxy : public testing::Test {
+  protected:
+    BreakerBehindAProxy() { EXPECT_TRUE(nobody_looks()); }
+    ~BreakerBehindAProxy() override { pita_redis_close(); }
+
+    // A pool with one open connection.
+    void open(milliseconds time, const std::string &more) {
+        const std::string timeout_ms = std::to_string(time.count());
+        const std::string options = "?ttl_s=0&connect_timeout_ms=60000&timeout_ms=" + timeout_ms + more;
+        ASSERT_OK(pita_redis_open(("redis://" + proxy.host_and_port() + options).c_str()));
+        ASSERT_TRUE(eventually(works));
+        ASSERT_TRUE(nobody_looks());
+    }
+
+    RedisServer server;
+    Hiredis redis{server};
+    Proxy proxy{server};
+};
+
+// The first holds the only connection, the second waits for it, gets its place when most of its time is over, and
+// cannot connect in the rest. True where it came so: on a busy machine the first may time out before.
+bool connects_late(Proxy &proxy, milliseconds time) {
+    std::string first_words;
+    std::string second_words;
+    const auto start = Clock::now();
+    proxy.meet("$5\r\nfirst", Fate::IsHeldBack);
+    std::thread first([&] {
+        EXPECT_STATUS(PITA_ERR_UNCERTAIN, append("first", records(1)));
+        first_words = pita_last_error();
+    });
+    EXPECT_TRUE(eventually([&] { return proxy.holds(); }));
+    proxy.meet("$4\r\nPING", Fate::IsHeldBack);
+    std::thread second([&] {
+        EXPECT_NE(append("second", records(1)), PITA_OK);
+        second_words = pita_last_error();
+    });
+    std::this_thread::sleep_until(start + time * 3 / 4);
+    proxy.hang_up_on_stalled();
+    first.join();
+    second.join();
+    const bool is_so = first_words.find("hung up") != std::string::npos &&
+                       second_words.find("no connection") != std::string::npos;
+    return is_so && proxy.has_met();
+}
+
+TEST_F(BreakerBehindAProxy, StaysClosedWhereACallHadLittleTimeLeftToConnect) {
+    constexpr milliseconds time{600};
+    bool came_so = false;
+    for (int attempt = 0; attempt < 10 && !came_so && !HasFailure(); ++attempt) {
+        ASSERT_OK(pita_redis_close());
+        proxy.count_anew();
+        open(time, "&pool_size=1");
+        came_so = connects_late(proxy, time);
+    }
+    ASSERT_TRUE(came_so);
+    for (int i = 0; i < 40; ++i) {
+        EXPECT_OK(append("third", records(1))) << i;
+    }
+    EXPECT_EQ(threads_named(searcher), 0);
+}
+
+// Somewhere between, the connections that are idle were forgotten.
+TEST_F(BreakerBehindAProxy, LetsDeadIdleConnectionsCostOneTimeout) {
+    constexpr std::size_t idle = 4;
+    constexpr milliseconds time{600};
+    open(time, "");
+    // So many calls at once have made as many connections.
+    ASSERT_TRUE(eventually([&] {
+        redis.run({"CLIENT", "PAUSE", "3600000", "WRITE"});
+        std::vector<std::future<pita_status_t>> calls;
+        for (std::size_t i = 0; i < idle; ++i) {
+            calls.push_back(std::async(std::launch::async, [] { return append("warm", records(1)); }));
+        }
+        eventually([&] { return redis.info("blocked_clients") == static_cast<long long>(idle); }, time / 2);
+        redis.run({"CLIENT", "UNPAUSE"});
+        std::size_t done = 0;
+        for (std::future<pita_status_t> &call : calls) {
+            done += call.get() == PITA_OK ? 1 : 0;
+        }
+        return done == idle && proxy.connections() == idle;
+    }));
+    proxy.stall(Way::Request);
+    EXPECT_STATUS(PITA_ERR_TIMEOUT, pita_redis_ping());
+    // Until it is known that the server is there, calls fail at once.
+    EXPECT_TRUE(eventually([] {
+        const pita_status_t status = pita_redis_ping();
+        EXPECT_TRUE(status == PITA_OK || status == PITA_ERR_UNAVAILABLE) << shown(status);
+        return status == PITA_OK;
+    }));
+    // Calls that overlap, so that they need all connections.
+    proxy.delay(milliseconds(5));
+    std::vector<std::future<void>> calls;
+    for (std::size_t i = 0; i < idle; ++i) {
+        calls.push_back(std::async(std::launch::async, [] {
+            for (int round = 0; round < 5; ++round) {
+                EXPECT_OK(append("a", records(1))) << round;
+            }
+        }));
+    }
+    for (std::future<void> &call : calls) {
+        call.get();
+    }
+    EXPECT_EQ(redis.length("a"), 20);
 }
 
 // --- forks -----------------------------------------------------------------------------------------------------------

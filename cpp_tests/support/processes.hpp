@@ -27,7 +27,10 @@ namespace support {
 // The text of a file of /proc; empty where there is none, for processes come and go.
 inline std::string text_of(const std::filesystem::path &path) {
     std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    std::ostringstream text;
+    // Unlike an iterator, this takes a thread that ends between opening and reading for the end of the file.
+    text << file.rdbuf();
+    return text.str();
 }
 
 // The names in a folder of /proc.

@@ -144,6 +144,32 @@ void Proxy::release() {
     wake();
 }
 
+void Proxy::meet(const std::string &word, Fate fate, bool then_goes_away) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    meetings_.push_back({word, fate, then_goes_away});
+    has_cut_ = false;
+}
+
+bool Proxy::has_met() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return meetings_.empty();
+}
+
+std::size_t Proxy::seen(const std::string &word) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return seen_[word];
+}
+
+void Proxy::set_away(bool is_away) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    is_away_ = is_away;
+}
+
+void Proxy::shift_clock(std::chrono::seconds by) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    clock_shift_ = by;
+}
+
 std::size_t Proxy::connections() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return connections_.size();
@@ -211,6 +237,10 @@ void Proxy::accept_client() {
     if (client < 0) {
         return;
     }
+    if (is_away_) {
+        close(client);
+        return;
+    }
     const int server = tcp_socket();
     const sockaddr_in address = loopback(server_port_);
     if (connect(server, reinterpret_cast<const sockaddr *>(&address), sizeof address) != 0) {
@@ -261,6 +291,11 @@ void Proxy::receive(Connection &connection, Way way) {
     passed += size;
     lane.buffer.assign(chunk, size);
     lane.due = Clock::now() + delay_;
+    if (way == Way::Request) {
+        judge(connection);
+    } else {
+        shift_time(lane.buffer);
+    }
     if (is_watched && passed == cut_->bytes) {
         cut(connection, cut_->ending);
     }
@@ -276,6 +311,40 @@ void Proxy::cut(Connection &connection, Ending ending) {
         // Makes a close a reset.
         const linger at_once = {1, 0};
         setsockopt(connection.request.from, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    }
+}
+
+// Has a request that was waited for meet its fate.
+void Proxy::judge(Connection &connection) {
+    std::string &request = connection.request.buffer;
+    for (auto &[word, count] : seen_) {
+        count += request.find(word) != std::string::npos ? 1 : 0;
+    }
+    const auto is_met = [&](const Meeting &meeting) { return request.find(meeting.word) != std::string::npos; };
+    const auto met = std::find_if(meetings_.begin(), meetings_.end(), is_met);
+    if (met == meetings_.end()) {
+        return;
+    }
+    is_away_ |= met->then_goes_away;
+    if (met->fate == Fate::IsHeldBack) {
+        connection.request.is_stalled = true;
+    } else {
+        if (met->fate == Fate::NeverArrives) {
+            request.clear();
+        }
+        cut(connection, Ending::HangUp);
+    }
+    meetings_.erase(met);
+}
+
+// The seconds that an answer to TIME begins with.
+void Proxy::shift_time(std::string &answer) const {
+    const std::string before = "*2\r\n$10\r\n";
+    const std::size_t at = answer.find(before);
+    if (clock_shift_.count() != 0 && at != std::string::npos) {
+        const std::size_t digits = at + before.size();
+        const long long seconds = std::stoll(answer.substr(digits, 10)) + clock_shift_.count();
+        answer.replace(digits, 10, std::to_string(seconds));
     }
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <list>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <ostream>
@@ -25,6 +27,16 @@ inline void PrintTo(Way way, std::ostream *out) {
 
 // How a client learns that its connection is cut: by an end of file or by a reset.
 enum class Ending { HangUp, Reset };
+
+// What becomes of a request. Its connection is cut as by Proxy::cut_after, or stalled as by Proxy::stall.
+enum class Fate {
+    // The server executes it, and its answer is lost.
+    LosesAnswer,
+    // The server never sees it.
+    NeverArrives,
+    // It is held back.
+    IsHeldBack,
+};
 
 // Passes on what is sent between clients and a server, from a free port of 127.0.0.1 and a thread of its own.
 //
@@ -63,6 +75,17 @@ class Proxy {
     // Lets go what was held back.
     void release();
 
+    // The next request that has `word` in it has this fate. A request is what comes in one piece; a short pipeline does.
+    void meet(const std::string &word, Fate fate, bool then_goes_away = false);
+    // Whether all requests that were waited for have come.
+    bool has_met() const;
+    // How many requests with `word` in them have come since this was asked first.
+    std::size_t seen(const std::string &word);
+    // While it is away, new clients are hung up on.
+    void set_away(bool is_away);
+    // From now on the server's answers to TIME are wrong by so much.
+    void shift_clock(std::chrono::seconds by);
+
     // Connections that still have a server's end. When a client is gone and this is 0, all that it sent is executed.
     std::size_t connections() const;
 
@@ -98,6 +121,13 @@ class Proxy {
         Ending ending;
     };
 
+    // A request that is waited for.
+    struct Meeting {
+        std::string word;
+        Fate fate;
+        bool then_goes_away;
+    };
+
     void run();
     void wake();
     int poll_timeout() const;
@@ -105,6 +135,8 @@ class Proxy {
     void serve(Connection &connection, short client_events, short server_events);
     void receive(Connection &connection, Way way);
     void cut(Connection &connection, Ending ending);
+    void judge(Connection &connection);
+    void shift_time(std::string &answer) const;
     void pass_on(Connection &connection, Way way);
     bool has_ended(const Connection &connection) const;
     void close_connection(const Connection &connection);
@@ -121,6 +153,10 @@ class Proxy {
     std::optional<Cut> cut_;
     bool has_cut_ = false;
     milliseconds delay_{0};
+    std::list<Meeting> meetings_;
+    std::map<std::string, std::size_t> seen_;
+    bool is_away_ = false;
+    std::chrono::seconds clock_shift_{0};
     bool is_stopping_ = false;
 
     std::thread thread_;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
@@ -13,19 +13,30 @@ use super::config::Address;
 use super::socket::{Socket, remaining};
 use crate::process::with_signals_blocked;
 
-/// Look-ups that are under way.
-pub type Lookups = Arc<AtomicUsize>;
+/// At most so many look-ups are under way: where none ends, more would not either.
+const LOOKUPS: u32 = 8;
 
-/// At most so many: where none ends, more would not either.
-const LOOKUPS: usize = 8;
+/// How many are, and in which process: a forked child has none of its parent's threads.
+static UNDER_WAY: AtomicU64 = AtomicU64::new(0);
+
+fn begin_lookup() -> bool {
+    let pid = u64::from(std::process::id()) << 32;
+    let one_more = |value: u64| {
+        let count = if value & !u64::from(u32::MAX) == pid { value as u32 } else { 0 };
+        (count < LOOKUPS).then(|| pid | u64::from(count + 1))
+    };
+    UNDER_WAY.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+}
+
+fn end_lookup() {
+    UNDER_WAY.fetch_sub(1, Relaxed);
+}
 
 /// Connects to the first of the host's addresses that answers.
-pub fn connect(address: &Address, lookups: &Lookups, deadline: Instant) -> io::Result<Socket> {
+pub fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
     let addresses = match address {
         Address::Unix(path) => vec![SockAddr::unix(path)?],
-        Address::Tcp { host, port } => {
-            resolve(host, *port, lookups, deadline)?.into_iter().map(SockAddr::from).collect()
-        }
+        Address::Tcp { host, port } => resolve(host, *port, deadline)?.into_iter().map(SockAddr::from).collect(),
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for (i, address) in addresses.iter().enumerate() {
@@ -41,26 +52,25 @@ pub fn connect(address: &Address, lookups: &Lookups, deadline: Instant) -> io::R
 
 /// The addresses of a host. The system's look-up knows no deadline, so a name is looked up on a thread of its own, which is
 /// left to itself when time runs out.
-fn resolve(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
     let timed_out = |what| io::Error::new(io::ErrorKind::TimedOut, what);
-    if lookups.fetch_add(1, Relaxed) >= LOOKUPS {
-        lookups.fetch_sub(1, Relaxed);
+    if !begin_lookup() {
         return Err(timed_out("earlier look-ups of the host's name have not ended"));
     }
     let (sender, receiver) = mpsc::channel();
-    let (name, under_way) = (host.to_string(), lookups.clone());
+    let name = host.to_string();
     let look_up = move || {
         let found = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-        under_way.fetch_sub(1, Relaxed);
+        end_lookup();
         // Nobody may be waiting any more.
         let _ = sender.send(found);
     };
     let thread = with_signals_blocked(|| thread::Builder::new().name("pita-lookup".into()).spawn(look_up));
     if let Err(error) = thread {
-        lookups.fetch_sub(1, Relaxed);
+        end_lookup();
         return Err(error);
     }
     receiver

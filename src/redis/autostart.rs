@@ -11,7 +11,6 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::address::Lookups;
 use super::config::{Address, Config};
 use super::connection::{Connection, Means};
 use crate::error::{Error, Kind, Result};
@@ -31,7 +30,7 @@ const OTHERS: Duration = Duration::from_secs(1);
 /// Of two processes that start one at the same time for the same port, one server cannot listen and ends; both processes go on
 /// with the other. A unix socket can be taken away from a server, so there a file beside it is locked meanwhile.
 pub fn ensure(config: &Config) -> Result<()> {
-    let means = Means { config: config.clone(), tls: None, lookups: Lookups::default() };
+    let means = Means { config: config.clone(), tls: None };
     let deadline = Instant::now() + START;
     if is_there(&means, config.connect_timeout)? {
         return Ok(());
@@ -43,8 +42,8 @@ pub fn ensure(config: &Config) -> Result<()> {
     if is_there(&means, config.connect_timeout)? {
         return Ok(());
     }
-    let ended = start(config, deadline)?;
-    wait_until_there(&means, &ended, deadline)
+    let events = start(config)?;
+    wait_until_there(&means, &events, deadline)
 }
 
 /// Whether a server answers, if only to say no, which is an error.
@@ -56,15 +55,28 @@ fn is_there(means: &Means, patience: Duration) -> Result<bool> {
     }
 }
 
+/// What becomes of a new server.
+enum Event {
+    Started(u32),
+    NotStarted(String),
+    Ended(String),
+}
+
 /// Waits for an answer. Where the new server has ended, somebody else's may have been faster.
-fn wait_until_there(means: &Means, ended: &Receiver<String>, mut deadline: Instant) -> Result<()> {
+fn wait_until_there(means: &Means, events: &Receiver<Event>, mut deadline: Instant) -> Result<()> {
+    let config = &means.config;
     let mut how = String::from("the server does not answer");
-    while !is_there(means, means.config.connect_timeout)? {
+    // A process that is forked off at the wrong moment may keep us from hearing of the start, not from the answer.
+    while !is_there(means, config.connect_timeout)? {
         if Instant::now() >= deadline {
-            return Err(failed(&means.config, &how));
+            return Err(failed(config, &how));
         }
-        match ended.recv_timeout(POLL) {
-            Ok(status) => {
+        match events.recv_timeout(POLL) {
+            Ok(Event::Started(process)) => {
+                log::emit(Level::Info, || format!("started a private server for {config}, process {process}"));
+            }
+            Ok(Event::NotStarted(why)) => return Err(failed(config, &why)),
+            Ok(Event::Ended(status)) => {
                 how = format!("the server ended: {status}");
                 deadline = deadline.min(Instant::now() + OTHERS);
             }
@@ -96,29 +108,22 @@ fn lock_beside(path: &Path, deadline: Instant) -> Result<File> {
 }
 
 /// Starts a server, and a thread that lives as long as the server does: the kernel ends the server when its parent thread
-/// ends, and a caller's thread may end long before the process. Returns where to hear how the server ended.
-fn start(config: &Config, deadline: Instant) -> Result<Receiver<String>> {
+/// ends, and a caller's thread may end long before the process.
+fn start(config: &Config) -> Result<Receiver<Event>> {
     let settings = settings(config);
-    let (started, is_started) = mpsc::channel();
-    let (ended, has_ended) = mpsc::channel();
+    let (sender, events) = mpsc::channel();
+    // Nobody may be listening any more.
+    let tell = move |event| drop(sender.send(event));
     let run = move || match spawn(&settings) {
         Ok(mut child) => {
-            // Nobody may be listening any more.
-            let _ = started.send(Ok(child.id()));
-            let _ = ended.send(child.wait().map_or_else(|error| error.to_string(), |status| status.to_string()));
+            tell(Event::Started(child.id()));
+            tell(Event::Ended(child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())));
         }
-        Err(error) => {
-            let _ = started.send(Err(error));
-        }
+        Err(error) => tell(Event::NotStarted(error)),
     };
     with_signals_blocked(|| thread::Builder::new().name("pita-autostart".into()).spawn(run))
         .map_err(|error| failed(config, &error.to_string()))?;
-    // A process that is forked off at the wrong moment keeps the thread from learning that the server was started.
-    let left = deadline.saturating_duration_since(Instant::now());
-    let process = is_started.recv_timeout(left).unwrap_or_else(|_| Err("it takes too long".into()));
-    let process = process.map_err(|why| failed(config, &why))?;
-    log::emit(Level::Info, || format!("started a private server for {config}, process {process}"));
-    Ok(has_ended)
+    Ok(events)
 }
 
 fn spawn(settings: &str) -> Result<Child, String> {

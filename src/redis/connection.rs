@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Parser, ServerError, ServerErrorKind, Value};
 
-use super::address::{self, Lookups};
+use super::address;
 use super::config::Config;
 use super::socket::{Socket, Timed};
 use super::tls::{self, Tls};
@@ -32,8 +32,6 @@ pub struct Means {
     pub config: Config,
     /// `None` where nothing is encrypted.
     pub tls: Option<tls::Settings>,
-    /// Look-ups of the host's name that are under way.
-    pub lookups: Lookups,
 }
 
 /// The server's time a moment after `at`, in milliseconds.
@@ -105,9 +103,9 @@ impl Connection {
         }
     }
 
-    fn connect(Means { config, tls, lookups }: &Means, deadline: Instant) -> Result<Self> {
+    fn connect(Means { config, tls }: &Means, deadline: Instant) -> Result<Self> {
         let unavailable = |why: String| Error::new(Kind::Unavailable, format!("no connection to {config}: {why}"));
-        let socket = address::connect(&config.address, lookups, deadline);
+        let socket = address::connect(&config.address, deadline);
         let socket = socket.map_err(|error| unavailable(error.to_string()))?;
         let mut timed = socket.until(deadline);
         let tls = tls.as_ref().map(|settings| Tls::agree(settings, &mut timed)).transpose();

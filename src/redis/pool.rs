@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use super::address::Lookups;
 use super::config::Config;
 use super::connection::{Connection, Means, Refusal};
 use super::tls;
@@ -42,7 +41,7 @@ pub struct Lease<'a> {
 impl Pool {
     pub fn new(config: Config, tls: Option<tls::Settings>) -> Self {
         let state = Mutex::new(State { idle: Vec::new(), open: 0, generation: 0 });
-        let means = Means { config, tls, lookups: Lookups::default() };
+        let means = Means { config, tls };
         Pool { means, state, freed: Condvar::new(), connected: AtomicU64::new(0) }
     }
 
