@@ -358,99 +358,87 @@ TEST_F(ForkAutostart, OutlivesAForkedChild) {
     EXPECT_EQ(take("a").records, records(2));
 }
 
-TEST_F(ForkAutostart, OfManyProcessesAtOnceLeavesOneServer) {
-    constexpr std::size_t count = 6;
-    Gate start;
-    Gate end;
-    const auto list = [](const char *what, std::size_t i) { return std::string(what) + std::to_string(i); };
-    const auto is_there = [](const std::string &id) {
+// Processes that open the same URL at the same time. Each stores a list, and waits until it sees the others'.
+class Crowd {
+  public:
+    static constexpr std::size_t size = 6;
+
+    explicit Crowd(const std::string &url) {
+        for (std::size_t i = 0; i < size; ++i) {
+            children_.push_back(std::make_unique<Child>([this, url, i] { live(url, i); }));
+        }
+        start_.open();
+    }
+
+    // The lists there are when all have seen all.
+    static constexpr long long lists = 2 * size;
+
+    std::set<pid_t> servers() const {
+        std::set<pid_t> all;
+        for (const auto &child : children_) {
+            all.merge(children_of(child->pid()));
+        }
+        return all;
+    }
+
+    void end() {
+        end_.open();
+        for (const auto &child : children_) {
+            EXPECT_TRUE(child->succeeded());
+        }
+    }
+
+  private:
+    void live(const std::string &url, std::size_t self) {
+        ASSERT_TRUE(start_.wait());
+        ASSERT_OK(pita_redis_open(url.c_str()));
+        ASSERT_OK(append("from " + std::to_string(self), records(1)));
+        for (std::size_t other = 0; other < size; ++other) {
+            EXPECT_TRUE(eventually([&] { return is_there("from " + std::to_string(other)); })) << "no " << other;
+        }
+        ASSERT_OK(append("seen by " + std::to_string(self), records(1)));
+        // Whose server it is must not end before the others have seen all.
+        EXPECT_TRUE(end_.wait());
+    }
+
+    static bool is_there(const std::string &id) {
         std::size_t found = 0;
         return pita_count_metrics(id.c_str(), &found) == PITA_OK && found == 1;
-    };
-    std::vector<std::unique_ptr<Child>> children;
-    for (std::size_t i = 0; i < count; ++i) {
-        children.push_back(std::make_unique<Child>([&, i] {
-            ASSERT_TRUE(start.wait());
-            ASSERT_OK(pita_redis_open(url().c_str()));
-            ASSERT_OK(append(list("from ", i), records(1)));
-            for (std::size_t other = 0; other < count; ++other) {
-                EXPECT_TRUE(eventually([&] { return is_there(list("from ", other)); })) << i << " misses " << other;
-            }
-            ASSERT_OK(append(list("seen by ", i), records(1)));
-            // Whose server it is must not end before the others have seen all.
-            EXPECT_TRUE(end.wait());
-        }));
     }
-    start.open();
+
+    Gate start_;
+    Gate end_;
+    std::vector<std::unique_ptr<Child>> children_;
+};
+
+TEST_F(ForkAutostart, OfManyProcessesAtOnceLeavesOneServer) {
+    Crowd crowd(url());
     EXPECT_TRUE(eventually([&] { return is_listening(port); }));
     Hiredis redis(port);
-    EXPECT_TRUE(eventually([&] { return redis.keys() == 2 * count; }));
-    EXPECT_TRUE(eventually([&] {
-        std::set<pid_t> servers;
-        for (const auto &child : children) {
-            servers.merge(children_of(child->pid()));
-        }
-        return servers == std::set<pid_t>{process_of(redis)};
-    }));
-    end.open();
-    for (const auto &child : children) {
-        EXPECT_TRUE(child->succeeded());
-    }
+    EXPECT_TRUE(eventually([&] { return redis.keys() == Crowd::lists; }));
+    EXPECT_TRUE(eventually([&] { return crowd.servers() == std::set<pid_t>{process_of(redis)}; }));
+    crowd.end();
     EXPECT_TRUE(eventually([&] { return !is_listening(port); }));
 }
 
 // A unix socket, unlike a port, can be taken away from the server that listens on it.
 TEST_F(ForkAutostart, OfManyProcessesAtOnceLeavesOneServerOnAUnixSocket) {
-    constexpr std::size_t count = 6;
     const Folder folder;
     const std::string path = folder.path() + "/s";
-    const std::string url = "redis+unix://" + path + "?autostart=1&timeout_ms=60000&connect_timeout_ms=60000";
-    Gate start;
-    Gate end;
-    const auto list = [](const char *what, std::size_t i) { return std::string(what) + std::to_string(i); };
-    const auto is_there = [](const std::string &id) {
-        std::size_t found = 0;
-        return pita_count_metrics(id.c_str(), &found) == PITA_OK && found == 1;
-    };
-    std::vector<std::unique_ptr<Child>> children;
-    for (std::size_t i = 0; i < count; ++i) {
-        children.push_back(std::make_unique<Child>([&, i] {
-            ASSERT_TRUE(start.wait());
-            ASSERT_OK(pita_redis_open(url.c_str()));
-            ASSERT_OK(append(list("from ", i), records(1)));
-            for (std::size_t other = 0; other < count; ++other) {
-                EXPECT_TRUE(eventually([&] { return is_there(list("from ", other)); }, milliseconds(10000)))
-                    << i << " misses " << other;
-            }
-            ASSERT_OK(append(list("seen by ", i), records(1)));
-            // Whose server it is must not end before the others have seen all.
-            EXPECT_TRUE(end.wait());
-        }));
-    }
-    start.open();
-    const auto servers = [&] {
-        std::set<pid_t> all;
-        for (const auto &child : children) {
-            all.merge(children_of(child->pid()));
-        }
-        return all;
-    };
+    Crowd crowd("redis+unix://" + path + "?autostart=1&timeout_ms=60000&connect_timeout_ms=60000");
     EXPECT_TRUE(eventually([&] {
         try {
-            return Hiredis(path).keys() == 2 * count;
+            return Hiredis(path).keys() == Crowd::lists;
         } catch (const std::runtime_error &) {
             return false;
         }
-    }, milliseconds(20000)));
-    EXPECT_TRUE(eventually([&] { return servers().size() == 1; }, milliseconds(10000)));
+    }));
+    EXPECT_TRUE(eventually([&] { return crowd.servers().size() == 1; }));
     {
         Hiredis redis(path);
-        EXPECT_EQ(servers(), std::set<pid_t>{process_of(redis)});
+        EXPECT_EQ(crowd.servers(), std::set<pid_t>{process_of(redis)});
     }
-    end.open();
-    for (const auto &child : children) {
-        EXPECT_TRUE(child->succeeded());
-    }
+    crowd.end();
 }
 
 // A child that is forked off while the server is started inherits what tells that it was, and may live long.
