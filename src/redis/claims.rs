@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use redis::Value;
 
 use super::client::{Client, first_refusal, unexpected};
+use super::config::Config;
 use super::pipeline::{Pipeline, RESTORE};
 use crate::error::{Kind, Result};
 use crate::log::{self, Level};
@@ -103,11 +104,13 @@ impl DoubtfulClaims {
         });
     }
 
-    fn which(&self, wanted: impl Fn(&Doubt) -> bool) -> Vec<Doubt> {
+    /// Those of a server that are wanted.
+    fn which(&self, server: &Config, wanted: impl Fn(&Doubt) -> bool) -> Vec<Doubt> {
         if self.count.load(Relaxed) == 0 {
             return Vec::new();
         }
-        lock(&self.doubts).iter().filter(|doubt| wanted(doubt)).cloned().collect()
+        let server = server.to_string();
+        lock(&self.doubts).iter().filter(|doubt| doubt.server == server && wanted(doubt)).cloned().collect()
     }
 }
 
@@ -132,7 +135,7 @@ impl Client {
     }
 
     fn doubt_of(&self, key: &str, claim: &str, fate: Fate) -> Doubt {
-        let (now, server) = (Instant::now(), self.server());
+        let (now, server) = (Instant::now(), self.pool.config().to_string());
         let from = match fate {
             Fate::Unseen(Unseen { due, .. }) => due,
             Fate::Delivered(_) => now,
@@ -141,15 +144,11 @@ impl Client {
         Doubt { server, key: key.into(), claim: claim.into(), fate, from, until: now + life }
     }
 
-    fn server(&self) -> String {
-        self.pool.config().to_string()
-    }
-
     /// Settles every claim in doubt for which the time has come. What fails is tried again at another time.
     pub(super) fn settle_claims(&self, deadline: Instant) {
         let may_stay = |doubt: &Doubt| matches!(doubt.fate, Fate::Unseen(Unseen { too_late: 0, .. }));
         let is_due = |doubt: &Doubt| doubt.from <= Instant::now() && !may_stay(doubt);
-        for doubt in self.claims.which(|doubt| is_due(doubt) && doubt.server == self.server()) {
+        for doubt in self.claims.which(self.pool.config(), is_due) {
             let result = match doubt.fate {
                 Fate::Delivered(late) => self.delete(&doubt, deadline).map(|()| {
                     self.claims.settle(&doubt);
@@ -169,7 +168,7 @@ impl Client {
 
     /// Gives back what earlier takes of this process may have claimed of a list without reading it.
     pub(super) fn settle_list(&self, key: &str, deadline: Instant) -> Result<()> {
-        for doubt in self.claims.which(|doubt| doubt.key == key && doubt.server == self.server()) {
+        for doubt in self.claims.which(self.pool.config(), |doubt| doubt.key == key) {
             let Fate::Unseen(unseen) = doubt.fate else { continue };
             while !self.give_back(&doubt, unseen, deadline)? {
                 // Is it to be known for sure in a moment? If that has passed, the server's clock is not what it was.

@@ -73,6 +73,14 @@ impl From<Refusal> for Error {
     }
 }
 
+impl Clock {
+    /// By the answer to a TIME that was sent after `at`: seconds, and microseconds.
+    fn of(at: Instant, time: &Value) -> Option<Self> {
+        let (seconds, micros): (u64, u64) = redis::from_redis_value_ref(time).ok()?;
+        Some(Clock { at, server_ms: seconds * 1000 + micros / 1000 })
+    }
+}
+
 /// What became of a pipeline.
 pub struct Exchange {
     /// The replies that came, in the order of the commands.
@@ -145,7 +153,7 @@ impl Connection {
             let error = Error::new(Kind::Unavailable, format!("connected, but {error}"));
             return Err(if is_lost { Refusal::HungUp } else { Refusal::Other }(error));
         }
-        self.clock = exchange.replies.last().and_then(milliseconds).map(|server_ms| Clock { at, server_ms });
+        self.clock = exchange.replies.last().and_then(|time| Clock::of(at, time));
         Ok(())
     }
 
@@ -166,7 +174,7 @@ impl Connection {
         if let Some(error) = exchange.failure {
             return Err(error);
         }
-        self.clock = exchange.replies.last().and_then(milliseconds).map(|server_ms| Clock { at, server_ms });
+        self.clock = exchange.replies.last().and_then(|time| Clock::of(at, time));
         Ok(())
     }
 
@@ -210,12 +218,6 @@ impl Connection {
     }
 }
 
-/// The time of an answer to TIME: seconds, and microseconds.
-fn milliseconds(reply: &Value) -> Option<u64> {
-    let (seconds, micros): (u64, u64) = redis::from_redis_value_ref(reply).ok()?;
-    Some(seconds * 1000 + micros / 1000)
-}
-
 /// A connection's two directions during an exchange.
 struct Wire<'a> {
     timed: Timed<'a>,
@@ -250,21 +252,13 @@ impl Read for Wire<'_> {
 
 /// Why a layer above a socket failed: the socket's own failure if there was one.
 fn reason(error: &io::Error, of_socket: Option<io::Error>) -> io::Error {
-    match of_socket {
-        // A socket's timeout comes as "would block".
-        Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            io::Error::new(io::ErrorKind::TimedOut, "timed out")
-        }
-        Some(error) => error,
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
+    of_socket.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }
 
 /// A connection that failed in use.
 fn lost(doing: &str, error: &io::Error) -> Error {
     match error.kind() {
-        // A socket's timeout comes as "would block".
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::new(Kind::Timeout, format!("timed out {doing}")),
+        io::ErrorKind::TimedOut => Error::new(Kind::Timeout, format!("timed out {doing}")),
         io::ErrorKind::UnexpectedEof => Error::new(Kind::Unavailable, format!("the server hung up, {doing}")),
         _ => Error::new(Kind::Unavailable, format!("connection lost {doing}: {error}")),
     }

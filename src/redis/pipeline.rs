@@ -47,9 +47,10 @@ pub struct Script {
     hash: OnceBox<String>,
 }
 
-pub static STORE: Script = Script::new(include_str!("scripts/store.lua"));
-pub static CLAIM: Script = Script::new(include_str!("scripts/claim.lua"));
-pub static RESTORE: Script = Script::new(include_str!("scripts/restore.lua"));
+pub static STORE: Script = Script::new(concat!(include_str!("scripts/clock.lua"), include_str!("scripts/store.lua")));
+pub static CLAIM: Script = Script::new(concat!(include_str!("scripts/clock.lua"), include_str!("scripts/claim.lua")));
+pub static RESTORE: Script =
+    Script::new(concat!(include_str!("scripts/clock.lua"), include_str!("scripts/restore.lua")));
 
 impl Script {
     const fn new(body: &'static str) -> Self {

@@ -132,6 +132,8 @@ impl Timed<'_> {
             match remaining(self.deadline).and_then(|left| step(self.socket, left)) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // How the kernel says that a socket's timeout has passed.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break io::ErrorKind::TimedOut.into(),
                 Err(error) => break error,
             }
         };

@@ -78,7 +78,6 @@ impl Client {
         })?;
         // A first request without an answer may arrive late, and claim what is stored until then.
         let late = is_repeated.then_some(unseen);
-        let nothing_claimed = || late.into_iter().for_each(|unseen| self.doubt(key, &claim, unseen));
         let [Value::Array(claimed), elements] = replies.as_slice() else {
             return Err(first_refusal(&replies).unwrap_or_else(|| unexpected(&replies[0])));
         };
@@ -87,7 +86,9 @@ impl Client {
         };
         let found = *length as usize;
         if found < wanted.least || found > wanted.most || found == 0 {
-            nothing_claimed();
+            if let Some(unseen) = late {
+                self.doubt(key, &claim, unseen);
+            }
             return Ok(match found {
                 _ if found < wanted.least => Taken::TooFew { found, wanted: wanted.least, waited: Duration::ZERO },
                 0 => Taken::All(Vec::new()),

@@ -7,11 +7,8 @@
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return {redis.call('LLEN', KEYS[2]), -1}
 end
-if ARGV[1] ~= '0' then
-  local now = redis.call('TIME')
-  if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[1]) then
-    return false
-  end
+if is_past(ARGV[1]) then
+  return false
 end
 local length = redis.call('LLEN', KEYS[1])
 if length == 0 or length < tonumber(ARGV[2]) or length > tonumber(ARGV[3]) then

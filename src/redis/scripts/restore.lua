@@ -3,11 +3,7 @@
 -- that is not known. ARGV[2]: 1 if the list lived for ever.
 -- Returns 1 if there was a claim, 0 if there will never be one, -1 if there may yet be one.
 if redis.call('EXISTS', KEYS[2]) == 0 then
-  if ARGV[1] == '0' then
-    return -1
-  end
-  local now = redis.call('TIME')
-  return now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[1]) and 0 or -1
+  return is_past(ARGV[1]) and 0 or -1
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('RENAME', KEYS[2], KEYS[1])

@@ -4,11 +4,8 @@
 -- records for each list. Then for each list: the first one's index, -1 for the end; the records.
 -- Returns for each list its length; where the index is past the end, minus the length minus 1; or the server's refusal. nil
 -- if it is too late. It only fails as a whole when nothing was stored: a refused command raises no error.
-if ARGV[1] ~= '0' then
-  local now = redis.call('TIME')
-  if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[1]) then
-    return false
-  end
+if is_past(ARGV[1]) then
+  return false
 end
 local call, type = redis.pcall, type
 local life, renews = ARGV[2], ARGV[3] == '1'
