@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Calls `body` with all signals blocked. A thread that it starts keeps them so: the program's handlers never run there.
 pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
@@ -21,7 +21,7 @@ pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
 
 /// Has the kernel end the child when the thread that starts it ends, even if that is killed. The child blocks no signals.
 pub fn end_with_this_thread(command: &mut Command) -> &mut Command {
-    let parent = std::process::id();
+    let parent = id();
     let ask = move || {
         // SAFETY: system calls; the set is initialized before it is read.
         let is_orphan = unsafe {
@@ -38,20 +38,72 @@ pub fn end_with_this_thread(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(ask) }
 }
 
-/// Calls the functions around every fork of the process from now on: before it, after it in the parent, and in the child.
-/// Asked again, it does nothing: there is one use.
-pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
-    static DONE: AtomicBool = AtomicBool::new(false);
-    if !DONE.swap(true, Ordering::Relaxed) {
-        // SAFETY: the functions stay where they are; the library is never unloaded (-z nodelete).
-        unsafe { pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+/// This process's id. It is asked for once: a system call takes longer than a record in the queue.
+pub fn id() -> u32 {
+    static REGISTERED: Registration = Registration::new();
+    match ID.load(Ordering::Relaxed) {
+        0 => {
+            REGISTERED.at_fork(None, None, Some(forget_id));
+            let id = std::process::id();
+            ID.store(id, Ordering::Relaxed);
+            id
+        }
+        id => id,
     }
 }
 
+/// 0 where it was not asked for yet in this process.
+static ID: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn forget_id() {
+    ID.store(0, Ordering::Relaxed);
+}
+
+/// What is to be done around every fork of the process from now on.
+pub struct Registration {
+    is_done: AtomicBool,
+}
+
+impl Registration {
+    /// Nothing, so far.
+    pub const fn new() -> Self {
+        Registration { is_done: AtomicBool::new(false) }
+    }
+
+    /// Has the functions called before a fork, after it in the parent, and in the child. Asked again, it does nothing.
+    pub fn at_fork(&self, prepare: Option<Handler>, parent: Option<Handler>, child: Option<Handler>) {
+        if !self.is_done.swap(true, Ordering::Relaxed) {
+            // SAFETY: the functions stay where they are; the library is never unloaded (-z nodelete).
+            unsafe { pthread_atfork(prepare, parent, child) };
+        }
+    }
+}
+
+/// Called around a fork.
+pub type Handler = extern "C" fn();
+
 unsafe extern "C" {
-    fn pthread_atfork(
-        prepare: Option<extern "C" fn()>,
-        parent: Option<extern "C" fn()>,
-        child: Option<extern "C" fn()>,
-    ) -> libc::c_int;
+    fn pthread_atfork(prepare: Option<Handler>, parent: Option<Handler>, child: Option<Handler>) -> libc::c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_an_id_of_its_own() {
+        let mine = id();
+        assert_eq!(mine, std::process::id());
+        // SAFETY: the child makes two system calls and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let differs = id() != mine && id() == std::process::id();
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(!differs)) };
+        }
+        let mut status = -1;
+        // SAFETY: a child of ours, and room for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+    }
 }

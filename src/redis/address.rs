@@ -11,7 +11,7 @@ use socket2::SockAddr;
 
 use super::config::Address;
 use super::socket::{Socket, remaining};
-use crate::process::with_signals_blocked;
+use crate::process::{self, with_signals_blocked};
 
 /// At most so many look-ups are under way: where none ends, more would not either.
 const LOOKUPS: u32 = 8;
@@ -20,7 +20,7 @@ const LOOKUPS: u32 = 8;
 static UNDER_WAY: AtomicU64 = AtomicU64::new(0);
 
 fn begin_lookup() -> bool {
-    let pid = u64::from(std::process::id()) << 32;
+    let pid = u64::from(process::id()) << 32;
     let one_more = |value: u64| {
         let count = if value & !u64::from(u32::MAX) == pid { value as u32 } else { 0 };
         (count < LOOKUPS).then(|| pid | u64::from(count + 1))

@@ -15,7 +15,7 @@ use super::config::{Address, Config};
 use super::connection::{Connection, Means};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level};
-use crate::process::{end_with_this_thread, with_signals_blocked};
+use crate::process::{self, end_with_this_thread, with_signals_blocked};
 
 /// What may be in PATH.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
@@ -145,7 +145,7 @@ fn spawn(settings: &str) -> Result<Child, String> {
 
 /// A file that nobody else can open, with this text to be read.
 fn unnamed_file(text: &str) -> io::Result<File> {
-    let token = RandomState::new().hash_one(std::process::id());
+    let token = RandomState::new().hash_one(process::id());
     let path = std::env::temp_dir().join(format!("pita-redis-{token:016x}"));
     let mut file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     std::fs::remove_file(&path)?;

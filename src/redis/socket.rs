@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
-use crate::process;
+use crate::process::Registration;
 use crate::sync::lock;
 
 /// An idle connection asks for a sign of life after so long.
@@ -69,7 +69,8 @@ pub struct Socket {
 impl Socket {
     /// Connects within `timeout`.
     pub fn connect(address: &SockAddr, timeout: Duration) -> io::Result<Self> {
-        process::at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
+        static REGISTERED: Registration = Registration::new();
+        REGISTERED.at_fork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child));
         let socket = Self::new(address.domain())?;
         socket.socket.connect_timeout(address, timeout)?;
         if address.domain() != Domain::UNIX {
