@@ -232,6 +232,8 @@ typedef struct pita_stats_t {
     struct pita_latency_t round_trip_latency;
     // What computes: "avx512", "avx2", "neon" or "scalar". A constant of the library's.
     const char *kernel;
+    // Connections made in the place of lost ones; not records.
+    uint64_t reconnects;
 } pita_stats_t;
 
 // Logits of many requests, as one matrix, and what to do with each request.

@@ -21,8 +21,8 @@ fn structs_lie_as_the_header_says() {
         struct_size: 0, logits: 8, dtype: 16, device: 20, rows: 24, vocab_size: 32, row_stride: 40, stream: 48, len: 56,
         req_ids: 64, row_of: 72, temperatures: 80, token_indices: 88, metrics: 96, statuses: 104);
     assert_layout!(Latency, 40, count: 0, p50_ns: 8, p90_ns: 16, p99_ns: 24, max_ns: 32);
-    assert_layout!(pita_stats_t, 192,
+    assert_layout!(pita_stats_t, 200,
         struct_size: 0, stored: 8, appended: 16, indexed: 24, taken: 32, retried: 40, uncertain: 48, refused: 56,
         queued: 64, queued_max: 72, connections: 80, bytes_sent: 88, bytes_received: 96, store_latency: 104,
-        round_trip_latency: 144, kernel: 184);
+        round_trip_latency: 144, kernel: 184, reconnects: 192);
 }

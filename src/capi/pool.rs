@@ -1,6 +1,7 @@
 //! The pool: open, ping, flush, close, stats.
 
 use std::ffi::c_char;
+use std::time::Duration;
 
 use super::args;
 use super::boundary::guard;
@@ -48,12 +49,14 @@ pub struct pita_stats_t {
     pub round_trip_latency: Latency,
     /// What computes: "avx512", "avx2", "neon" or "scalar". A constant of the library's.
     pub kernel: *const c_char,
+    /// Connections made in the place of lost ones; not records.
+    pub reconnects: u64,
 }
 
 // SAFETY: integers and a pointer, so all zero is valid; `struct_size` comes first.
 unsafe impl Extensible for pita_stats_t {
     const NAME: &'static str = "out";
-    const FIRST_SIZE: usize = size_of::<pita_stats_t>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(pita_stats_t, reconnects);
 }
 
 /// Opens the process's pool of connections.
@@ -107,9 +110,7 @@ pub extern "C" fn pita_redis_ping() -> pita_status_t {
 /// Blocks: no; with a queue, for `timeout_ms` at most. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
-    // Nothing is queued in sync mode, so there is nothing to wait for.
-    let _ = timeout_ms;
-    guard(|| redis::current().map(drop))
+    guard(|| redis::current()?.flush(Duration::from_millis(timeout_ms.into())))
 }
 
 /// Closes the pool and its idle connections. Calls under way in other threads end as they would have.
@@ -121,10 +122,7 @@ pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
 /// Blocks: no. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_close() -> pita_status_t {
-    guard(|| {
-        redis::close();
-        Ok(())
-    })
+    guard(redis::close)
 }
 
 /// Reads the counters and latencies of the open pool.
@@ -149,14 +147,15 @@ pub unsafe extern "C" fn pita_redis_stats(out: *mut pita_stats_t) -> pita_status
             retried: now.retried,
             uncertain: now.uncertain,
             refused: now.refused,
-            queued: 0,
-            queued_max: 0,
+            queued: now.queued,
+            queued_max: now.queued_max,
             connections: now.connections,
             bytes_sent: now.bytes_sent,
             bytes_received: now.bytes_received,
             store_latency: now.store_calls,
             round_trip_latency: now.round_trips,
             kernel: kernel::chosen().c_name.as_ptr(),
+            reconnects: now.reconnects,
         };
         // SAFETY: the caller's promise.
         unsafe { extensible::write(out, &stats) }

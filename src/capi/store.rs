@@ -45,8 +45,8 @@ pub unsafe extern "C" fn pita_store_logits_metrics(
         let row = Row::F32(unsafe { args::slice("logits", logits.cast::<Bits32>(), vocab_size) }?);
         let job = Job { row, temperature: args::temperature(temperature)?, wanted: args::metrics(metrics)? };
         let client = redis::current()?;
-        let records = metrics::compute_all(&[job]);
-        only(client.store(&[Write { id, placement: Placement::Append, records: &records }]))
+        let record = metrics::compute(&job);
+        client.store_one(Write { id, placement: Placement::Append, records: &[record] })
     })
 }
 
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn pita_store_metrics(
         // SAFETY: the caller's promise.
         let records = unsafe { args::slice("metrics", metrics, count) }?;
         let placement = u64::try_from(token_index).map_or(Placement::Append, Placement::At);
-        only(redis::current()?.store(&[Write { id, placement, records }]))
+        redis::current()?.store_one(Write { id, placement, records })
     })
 }
 
@@ -173,9 +173,4 @@ fn choose<T>(batch: &Batch<'_>, read: impl Fn(usize) -> Result<T>) -> (Vec<Resul
         Ok(())
     };
     ((0..batch.len()).map(take).collect(), chosen)
-}
-
-/// The result of a single write.
-fn only(mut results: Vec<Result<()>>) -> Result<()> {
-    results.pop().expect("one write has one result")
 }

@@ -67,7 +67,11 @@ pub fn check_environment() -> Result<()> {
 }
 
 /// Computes one request on the calling thread.
-fn compute(job: &Job<'_>, kernel: &Kernel) -> Metrics {
+pub fn compute(job: &Job<'_>) -> Metrics {
+    compute_by(job, kernel::chosen())
+}
+
+fn compute_by(job: &Job<'_>, kernel: &Kernel) -> Metrics {
     // The temperature only shows in log_norm_temp: without that, 1 saves the kernel an exponential.
     let temperature = if job.wanted.normalization { f64::from(job.temperature) } else { 1.0 };
     let state = kernel.reduce(job.row, Plan { temperature, entropy: job.wanted.entropy });

@@ -8,7 +8,7 @@ use std::thread;
 use once_cell::race::OnceNonZeroUsize;
 
 use super::kernel::{self, Kernel};
-use super::{Job, Metrics, compute};
+use super::{Job, Metrics, compute_by};
 use crate::error::{Error, Result};
 
 /// Elements that are worth a thread: starting one takes about 40 us, in which a core reduces a quarter of these.
@@ -52,7 +52,7 @@ pub fn thread_cap() -> Result<NonZeroUsize> {
 
 fn compute_with(jobs: &[Job<'_>], kernel: &Kernel, threads: usize) -> Vec<Metrics> {
     if threads <= 1 {
-        return jobs.iter().map(|job| compute(job, kernel)).collect();
+        return jobs.iter().map(|job| compute_by(job, kernel)).collect();
     }
     let next = AtomicUsize::new(0);
     let work = || {
@@ -60,7 +60,7 @@ fn compute_with(jobs: &[Job<'_>], kernel: &Kernel, threads: usize) -> Vec<Metric
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(job) = jobs.get(i) else { return done };
-            done.push((i, compute(job, kernel)));
+            done.push((i, compute_by(job, kernel)));
         }
     };
     let mut results = vec![Metrics::default(); jobs.len()];

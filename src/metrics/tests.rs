@@ -21,7 +21,7 @@ fn job(row: Row<'_>, temperature: f32) -> Job<'_> {
 fn check(row: &[f32], temperature: f32) -> std::result::Result<(), TestCaseError> {
     let (bits, expected) = (f32_bits(row), reference::metrics(row, temperature));
     for kernel in kernel::available() {
-        let found = compute(&job(Row::F32(&bits), temperature), kernel);
+        let found = compute_by(&job(Row::F32(&bits), temperature), kernel);
         prop_assert!(
             is_close(kernel.name(), found, expected),
             "{}: found {found:?}, expected {expected:?}",
@@ -164,7 +164,7 @@ proptest! {
         for row in [Row::F16(&bytes), Row::Bf16(&bytes)] {
             let expected = reference::metrics(&row.widened(), temperature);
             for kernel in kernel::available() {
-                let found = compute(&job(row, temperature), kernel);
+                let found = compute_by(&job(row, temperature), kernel);
                 prop_assert!(
                     is_close(kernel.name(), found, expected), "{}: found {found:?}, expected {expected:?}", kernel.name()
                 );
@@ -229,7 +229,7 @@ fn special_rows() {
             let mut row = [&vec![-INF; padding], row, &vec![-INF; padding]].concat();
             for kernel in kernel::available() {
                 for _ in 0..2 {
-                    let found = compute(&job(Row::F32(&f32_bits(&row)), 0.5), kernel);
+                    let found = compute_by(&job(Row::F32(&f32_bits(&row)), 0.5), kernel);
                     let name = kernel.name();
                     assert!(
                         is_close(kernel.name(), found, expected),
@@ -293,7 +293,7 @@ fn flushed_subnormals_do_no_harm() {
         let expected = reference::metrics(&row, 0.25);
         for kernel in kernel::available() {
             flush(0x1f80 | 0x8040);
-            let found = compute(&job(Row::F32(&f32_bits(&row)), 0.25), kernel);
+            let found = compute_by(&job(Row::F32(&f32_bits(&row)), 0.25), kernel);
             flush(0x1f80);
             assert!(is_close(kernel.name(), found, expected), "{}: {found:?}, not {expected:?}", kernel.name());
         }
@@ -318,7 +318,7 @@ fn a_peaked_row_keeps_its_entropy() {
     let bits = f32_bits(&[far, far, 0.0, far]);
     let expected = 3.0 * f64::from(far).exp() * (1.0 - f64::from(far));
     for kernel in kernel::available() {
-        let found = compute(&job(Row::F32(&bits), 1.0), kernel).entropy;
+        let found = compute_by(&job(Row::F32(&bits), 1.0), kernel).entropy;
         let error = (found / expected - 1.0).abs();
         assert!(error < tolerance(kernel.name()).entropy, "{}: found {found:e}, expected {expected:e}", kernel.name());
     }
@@ -328,9 +328,9 @@ fn a_peaked_row_keeps_its_entropy() {
 fn what_is_not_wanted_is_zero() {
     let row = f32_bits(&[1.0, 2.0, 3.0]);
     for kernel in kernel::available() {
-        let all = compute(&job(Row::F32(&row), 0.25), kernel);
+        let all = compute_by(&job(Row::F32(&row), 0.25), kernel);
         let only = |normalization, entropy| {
-            compute(&Job { wanted: Wanted { normalization, entropy }, ..job(Row::F32(&row), 0.25) }, kernel)
+            compute_by(&Job { wanted: Wanted { normalization, entropy }, ..job(Row::F32(&row), 0.25) }, kernel)
         };
         assert_eq!(only(true, false), Metrics { entropy: 0.0, ..all });
         assert_eq!(only(false, true), Metrics { entropy: all.entropy, ..Metrics::default() });

@@ -11,7 +11,8 @@ use super::client::{Client, first_refusal, unexpected};
 use super::config::Config;
 use super::pipeline::{Pipeline, RESTORE};
 use crate::error::{Kind, Result};
-use crate::log::{self, Level};
+use crate::log::{self, Level, Limit};
+use crate::process;
 use crate::sync::lock;
 
 /// The life of a claim on a list that lived for ever. A claim on another list lives as long as that would have.
@@ -71,7 +72,7 @@ impl DoubtfulClaims {
     /// Those of this process. A forked child begins with none: its parent sees to the others.
     pub fn of_this_process() -> Arc<Self> {
         static CURRENT: ArcSwapOption<DoubtfulClaims> = ArcSwapOption::const_empty();
-        let pid = std::process::id();
+        let pid = process::id();
         let current = CURRENT.load_full();
         if let Some(claims) = current.as_ref().filter(|claims| claims.pid == pid) {
             return claims.clone();
@@ -128,7 +129,8 @@ impl Client {
             (Ok(()), None) => {}
             (Ok(()), Some(unseen)) => self.doubt(key, claim, unseen),
             (Err(error), _) => {
-                log::emit(Level::Warning, || format!("{claim} will be deleted later: {error}"));
+                static UNDELETED: Limit = Limit::new();
+                log::emit_limited(&UNDELETED, Level::Warning, || format!("{claim} will be deleted later: {error}"));
                 self.claims.add(doubt);
             }
         }
@@ -160,7 +162,8 @@ impl Client {
                 if matches!(error.kind, Kind::Unavailable | Kind::Timeout) {
                     return;
                 }
-                log::emit(Level::Warning, || format!("{} has to wait: {error}", doubt.claim));
+                static POSTPONED: Limit = Limit::new();
+                log::emit_limited(&POSTPONED, Level::Warning, || format!("{} has to wait: {error}", doubt.claim));
                 self.claims.postpone(&doubt);
             }
         }

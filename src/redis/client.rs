@@ -16,10 +16,11 @@ use super::pipeline::Pipeline;
 use super::pool::{Lease, Pool};
 use super::stats::{Snapshot, Stats};
 use super::ttl::Renewals;
+use super::writer::Writer;
 use super::{autostart, tls};
 use crate::error::{Error, Kind, Result};
-use crate::log::{self, Level};
-use crate::process::with_signals_blocked;
+use crate::log::{self, Level, Limit};
+use crate::process::{self, with_signals_blocked};
 
 /// A pool of connections and all that is known of it.
 pub struct Client {
@@ -28,8 +29,10 @@ pub struct Client {
     /// `None` where lists live for ever.
     pub(super) renewals: Option<Renewals>,
     pub(super) claims: Arc<DoubtfulClaims>,
-    breaker: Breaker,
-    /// Itself, for the thread that looks for Redis while it is away.
+    /// `None` where a store waits for Redis.
+    pub(super) writer: Option<Writer>,
+    pub(super) breaker: Breaker,
+    /// Itself, for its threads.
     me: Weak<Client>,
     /// The process that made it. A forked child makes its own.
     pid: u32,
@@ -69,10 +72,14 @@ pub fn current() -> Result<Arc<Client>> {
     find().ok_or_else(|| Error::new(Kind::NotOpen, "the pool is not open, or was closed: call pita_redis_open first"))
 }
 
-/// Closes the pool. Calls under way end as they would have; closing twice is fine.
-pub fn close() {
+/// Closes the pool. Calls under way end as they would have; closing twice is fine. Records that are queued are written
+/// before, for the pool's timeout at most; fails where some were not stored.
+pub fn close() -> Result<()> {
     let _ = find();
-    CURRENT.store(None);
+    match CURRENT.swap(None) {
+        Some(client) => client.writer.as_ref().map_or(Ok(()), |writer| writer.close(client.deadline())),
+        None => Ok(()),
+    }
 }
 
 /// The open client, if any. In a forked child it is one of the child's own, with the parent's settings.
@@ -81,7 +88,7 @@ fn find() -> Option<Arc<Client>> {
     if client.is_this_process() {
         return Some(client);
     }
-    let own = Client::new(client.pool.anew());
+    let own = Client::new(client.pool.anew(client.pool.config().pool_size));
     drop(CURRENT.compare_and_swap(&client, Some(own)));
     // The parent's is left as it is, for ever: another thread may have held its locks at the fork.
     std::mem::forget(client);
@@ -92,17 +99,23 @@ impl Client {
     fn new(pool: Pool) -> Arc<Self> {
         Arc::new_cyclic(|me| Client {
             renewals: pool.config().ttl.map(Renewals::new),
+            writer: pool.config().behind.then(|| Writer::new(&pool)),
             pool,
             stats: Stats::default(),
             claims: DoubtfulClaims::of_this_process(),
             breaker: Breaker::default(),
             me: me.clone(),
-            pid: std::process::id(),
+            pid: process::id(),
         })
     }
 
-    fn is_this_process(&self) -> bool {
-        self.pid == std::process::id()
+    /// Itself, for a thread of its own.
+    pub(super) fn arc(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    pub(super) fn is_this_process(&self) -> bool {
+        self.pid == process::id()
     }
 
     /// When a call that starts now has to end.
@@ -117,7 +130,26 @@ impl Client {
 
     /// A reading of the counters.
     pub fn stats(&self) -> Snapshot {
-        self.stats.snapshot(self.pool.connected.load(Relaxed))
+        let pools = || [Some(&self.pool), self.writer.as_ref().map(|writer| &writer.pool)].into_iter().flatten();
+        let read = |queued, queued_max| Snapshot {
+            queued,
+            queued_max,
+            connections: pools().map(|pool| pool.connected.load(Relaxed)).sum(),
+            reconnects: pools().map(|pool| pool.reconnected.load(Relaxed)).sum(),
+            ..self.stats.snapshot()
+        };
+        self.writer.as_ref().map_or_else(|| read(0, 0), |writer| writer.queue.observe(read))
+    }
+
+    /// Waits until all records that were queued so far are stored. Fails where some, or some before, were not.
+    pub fn flush(&self, timeout: Duration) -> Result<()> {
+        self.writer.as_ref().map_or(Ok(()), |writer| writer.queue.flush(Instant::now() + timeout))
+    }
+
+    /// Has the records of a request that are queued here be seen by what follows.
+    pub(super) fn flush_request(&self, id: &str, deadline: Instant) -> Result<()> {
+        let flush = |writer: &Writer| writer.queue.await_request(id, deadline, || self.breaker.check());
+        self.writer.as_ref().map_or(Ok(()), flush)
     }
 
     /// Whether Redis answers.
@@ -125,15 +157,17 @@ impl Client {
         self.ask(&|_| Pipeline::of(&redis::cmd("PING")), self.deadline()).map(drop)
     }
 
-    /// One round trip over some connection. Fails only where there is none; the exchange tells of all else.
+    /// One round trip over some connection of `pool`. Fails only where there is none; the exchange tells of all else.
     ///
     /// `pack` gets the server's time at the deadline, see [`super::pipeline::Script`].
     pub(super) fn exchange(
         &self,
+        pool: &Pool,
         pack: impl FnOnce(u64) -> Pipeline,
         deadline: Instant,
     ) -> Result<(Pipeline, Exchange)> {
-        let mut connection = self.lend(deadline)?;
+        static BROKEN: Limit = Limit::new();
+        let mut connection = self.lend(pool, deadline)?;
         let pipeline = pack(connection.server_time(deadline));
         let start = Instant::now();
         let exchange = connection.exchange(&pipeline.packed, pipeline.len(), deadline);
@@ -148,7 +182,7 @@ impl Client {
             log::emit(Level::Debug, || format!("connected to {}", self.pool.config()));
         }
         if let Some(error) = &exchange.failure {
-            log::emit(Level::Warning, || format!("{}: {error}", self.pool.config()));
+            log::emit_limited(&BROKEN, Level::Warning, || format!("{}: {error}", self.pool.config()));
             if error.kind == Kind::Timeout {
                 self.unanswered(took);
             }
@@ -156,13 +190,13 @@ impl Client {
         Ok((pipeline, exchange))
     }
 
-    fn lend(&self, deadline: Instant) -> Result<Lease<'_>> {
+    fn lend<'p>(&self, pool: &'p Pool, deadline: Instant) -> Result<Lease<'p>> {
         if !self.is_this_process() {
             return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
         }
         loop {
             self.breaker.check()?;
-            let mut lease = self.pool.lend(deadline).map_err(|refusal| self.refused(refusal))?;
+            let mut lease = pool.lend(deadline).map_err(|refusal| self.refused(refusal))?;
             let start = Instant::now();
             match lease.renew_clock(deadline) {
                 Ok(()) => return Ok(lease),
@@ -179,10 +213,12 @@ impl Client {
 
     /// There is no connection.
     fn refused(&self, refusal: Refusal) -> Error {
+        static REFUSED: Limit = Limit::new();
         // A server that is full still serves the connections that there are.
-        let is_there = matches!(refusal, Refusal::Full(_)) && !self.pool.is_empty();
+        let is_connected = !self.pool.is_empty() || self.writer.as_ref().is_some_and(|writer| !writer.pool.is_empty());
+        let is_there = matches!(refusal, Refusal::Full(_)) && is_connected;
         let error = Error::from(refusal);
-        log::emit(Level::Warning, || error.message.clone());
+        log::emit_limited(&REFUSED, Level::Warning, || error.message.clone());
         if error.kind == Kind::Unavailable && !is_there {
             self.went_away(&error);
         }
@@ -204,13 +240,26 @@ impl Client {
             return;
         }
         self.pool.forget();
+        if let Some(writer) = &self.writer {
+            writer.pool.forget();
+            writer.queue.nudge();
+        }
         let me = self.me.clone();
         let look = move || look_for_redis(&me);
         let thread = with_signals_blocked(|| thread::Builder::new().name("pita-probe".into()).spawn(look));
         if thread.is_err() {
             // Then each call has to find out for itself.
-            self.breaker.close();
+            self.came_back();
         }
+    }
+
+    /// Redis is to be asked again. Returns how long it was away.
+    fn came_back(&self) -> Duration {
+        let away = self.breaker.close();
+        if let Some(writer) = &self.writer {
+            writer.queue.nudge();
+        }
+        away.unwrap_or_default()
     }
 
     /// The replies to commands that do no harm when they are executed twice: repeated over new connections until all
@@ -218,7 +267,7 @@ impl Client {
     pub(super) fn ask_each(&self, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Answer, Lost> {
         let mut was_sent = false;
         for attempt in 0.. {
-            let error = match self.exchange(pack, deadline) {
+            let error = match self.exchange(&self.pool, pack, deadline) {
                 Ok((_, Exchange { failure: None, replies, .. })) => {
                     return Ok(Answer { replies, is_repeated: was_sent });
                 }
@@ -301,7 +350,7 @@ fn look_for_redis(client: &Weak<Client>) {
             }
             // Whatever else is wrong, a call shall learn from the server itself.
             _ => {
-                let away = client.breaker.close().unwrap_or_default();
+                let away = client.came_back();
                 log::emit(Level::Info, || format!("{} is back after {away:.1?}", client.pool.config()));
                 // The last of them may have been asked for a moment ago.
                 thread::sleep(CLOCK_MARGIN);

@@ -42,7 +42,9 @@ pub struct Config {
     pub ttl: Option<Duration>,
     /// Put before every request id.
     pub prefix: String,
-    /// Records that may wait to be written. Of no use until write-behind is supported.
+    /// Whether a store returns when its records are queued.
+    pub behind: bool,
+    /// Records that may be queued.
     pub queue: usize,
     /// Whom to trust; `None` where the connection is not encrypted.
     pub tls: Option<Authorities>,
@@ -69,6 +71,7 @@ impl Config {
             timeout: Duration::from_millis(1000),
             ttl: Some(Duration::from_secs(3600)),
             prefix: String::new(),
+            behind: false,
             queue: 65536,
             tls: None,
             autostart: false,
@@ -216,8 +219,8 @@ impl Config {
                 }
                 "prefix" => self.prefix = prefix(value)?,
                 "write" => match value.as_str() {
-                    "sync" => {}
-                    "behind" => return Err(not_yet("write=behind")),
+                    "sync" => self.behind = false,
+                    "behind" => self.behind = true,
                     _ => return Err(Error::config(format!("write is {value:?}: must be sync or behind"))),
                 },
                 "queue" => self.queue = number(name, &value, 1, 1 << 24)? as usize,
@@ -262,6 +265,7 @@ impl Config {
             ("timeout_ms", self.timeout != other.timeout),
             ("ttl_s", self.ttl != other.ttl),
             ("prefix", self.prefix != other.prefix),
+            ("write", self.behind != other.behind),
             ("queue", self.queue != other.queue),
             ("TLS", self.tls != other.tls),
             ("autostart", self.autostart != other.autostart),
@@ -285,10 +289,6 @@ fn shown(name: &str) -> String {
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn not_yet(what: &str) -> Error {
-    Error::config(format!("{what} is not supported yet"))
 }
 
 fn decode(what: &str, text: &str) -> Result<String> {
@@ -452,7 +452,6 @@ mod tests {
         assert!(refusal("redis://h?colour=red").contains("unknown parameter colour"));
         assert!(refusal("redis://h?ttl_s=1&ttl_s=2").contains("ttl_s is given twice"));
         assert!(refusal("redis://h/x").contains("database is \"x\""));
-        assert!(refusal("redis://h?write=behind").contains("not supported yet"));
         assert!(refusal("redis://h?write=often").contains("write is \"often\""));
         assert!(refusal("redis://h?autostart=2").contains("autostart is \"2\""));
         assert!(refusal("redis://h?autostart=1").contains("another machine"));

@@ -28,6 +28,7 @@ pub struct Connection {
 }
 
 /// What it takes to make connections.
+#[derive(Clone)]
 pub struct Means {
     pub config: Config,
     /// `None` where nothing is encrypted.

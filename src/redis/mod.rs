@@ -3,18 +3,23 @@
 mod address;
 mod autostart;
 mod breaker;
+mod chunk;
 mod claims;
 mod client;
 mod config;
 mod connection;
+mod merge;
 mod pipeline;
 mod pool;
+mod queue;
 mod socket;
 mod stats;
 mod store;
 mod take;
+mod task;
 mod tls;
 mod ttl;
+mod writer;
 
 pub use client::{Client, close, current, open};
 pub use config::Config;

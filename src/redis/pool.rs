@@ -1,7 +1,7 @@
 //! Connections of this process: at most `pool_size`, made when needed, kept while they work.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
@@ -14,16 +14,22 @@ use crate::sync::{lock, wait_until};
 /// A bounded set of connections with equal settings.
 pub struct Pool {
     means: Means,
+    /// Connections at most.
+    size: usize,
     state: Mutex<State>,
     freed: Condvar,
     /// Connections made since the pool began.
     pub connected: AtomicU64,
+    /// Of these, those in the place of one that was lost.
+    pub reconnected: AtomicU64,
 }
 
 struct State {
     idle: Vec<Connection>,
     /// Idle ones, lent ones, and those being made.
     open: usize,
+    /// Connections lost, and not made anew so far.
+    lost: usize,
     /// Grows each time that the connections there are become worthless.
     generation: u64,
 }
@@ -40,14 +46,19 @@ pub struct Lease<'a> {
 
 impl Pool {
     pub fn new(config: Config, tls: Option<tls::Settings>) -> Self {
-        let state = Mutex::new(State { idle: Vec::new(), open: 0, generation: 0 });
-        let means = Means { config, tls };
-        Pool { means, state, freed: Condvar::new(), connected: AtomicU64::new(0) }
+        let size = config.pool_size;
+        Self::of(Means { config, tls }, size)
     }
 
-    /// As empty as it began, with the same settings: for a forked child.
-    pub fn anew(&self) -> Self {
-        Self::new(self.means.config.clone(), self.means.tls.clone())
+    /// As empty as a new one, with the same settings, but for `size` connections.
+    pub fn anew(&self, size: usize) -> Self {
+        Self::of(self.means.clone(), size)
+    }
+
+    fn of(means: Means, size: usize) -> Self {
+        let state = Mutex::new(State { idle: Vec::new(), open: 0, lost: 0, generation: 0 });
+        let (connected, reconnected) = (AtomicU64::new(0), AtomicU64::new(0));
+        Pool { means, size, state, freed: Condvar::new(), connected, reconnected }
     }
 
     pub fn config(&self) -> &Config {
@@ -71,6 +82,7 @@ impl Pool {
         let mut state = lock(&self.state);
         state.generation += 1;
         state.open -= state.idle.len();
+        state.lost += state.idle.len();
         let idle = std::mem::take(&mut state.idle);
         drop(state);
         drop(idle);
@@ -86,7 +98,7 @@ impl Pool {
     pub fn probe(&self, deadline: Instant) -> Result<(), Refusal> {
         let connection = self.connect(deadline)?;
         let mut state = lock(&self.state);
-        if state.open < self.config().pool_size {
+        if state.open < self.size {
             state.open += 1;
             state.idle.push(connection);
         }
@@ -104,7 +116,13 @@ impl Pool {
             let Error { message, .. } = refusal.into();
             Refusal::Other(Error::new(Kind::Timeout, message))
         })?;
-        self.connected.fetch_add(1, Ordering::Relaxed);
+        self.connected.fetch_add(1, Relaxed);
+        let mut state = lock(&self.state);
+        if state.lost > 0 {
+            state.lost -= 1;
+            self.reconnected.fetch_add(1, Relaxed);
+        }
+        drop(state);
         Ok(connection)
     }
 
@@ -118,8 +136,9 @@ impl Pool {
                     return Ok((Some(connection), generation));
                 }
                 state.open -= 1;
+                state.lost += 1;
             }
-            if state.open < self.config().pool_size {
+            if state.open < self.size {
                 state.open += 1;
                 return Ok((None, generation));
             }
@@ -147,6 +166,7 @@ impl Drop for Lease<'_> {
             }
             worthless => {
                 state.open -= 1;
+                state.lost += usize::from(worthless.is_some());
                 drop(state);
                 drop(worthless);
             }

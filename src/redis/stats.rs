@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::store::Placement;
+use crate::error::{Kind, Result};
+
 /// What a pool has done since it was opened. Records, unless said otherwise.
 #[derive(Default)]
 pub struct Stats {
@@ -31,7 +34,11 @@ pub struct Snapshot {
     pub retried: u64,
     pub uncertain: u64,
     pub refused: u64,
+    /// In the write-behind queue now, and at most so far.
+    pub queued: u64,
+    pub queued_max: u64,
     pub connections: u64,
+    pub reconnects: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub store_calls: Latency,
@@ -57,7 +64,20 @@ pub struct Latency {
 }
 
 impl Stats {
-    pub fn snapshot(&self, connections: u64) -> Snapshot {
+    /// Counts records that were stored or not.
+    pub fn count(&self, placement: Placement, records: u64, result: &Result<()>) {
+        let counter = match (result, placement) {
+            (Ok(()), Placement::Append) => &self.appended,
+            (Ok(()), Placement::At(_)) => &self.indexed,
+            (Err(error), _) if error.kind == Kind::Uncertain => &self.uncertain,
+            (Err(error), _) if matches!(error.kind, Kind::Unavailable | Kind::Timeout) => return,
+            (Err(_), _) => &self.refused,
+        };
+        counter.fetch_add(records, Relaxed);
+    }
+
+    /// A reading; what is not counted here is 0.
+    pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             appended: self.appended.load(Relaxed),
             indexed: self.indexed.load(Relaxed),
@@ -65,11 +85,11 @@ impl Stats {
             retried: self.retried.load(Relaxed),
             uncertain: self.uncertain.load(Relaxed),
             refused: self.refused.load(Relaxed),
-            connections,
             bytes_sent: self.bytes_sent.load(Relaxed),
             bytes_received: self.bytes_received.load(Relaxed),
             store_calls: self.store_calls.latency(),
             round_trips: self.round_trips.latency(),
+            ..Snapshot::default()
         }
     }
 }

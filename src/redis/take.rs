@@ -14,6 +14,7 @@ use super::connection::refused;
 use super::pipeline::{CLAIM, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
+use crate::process;
 use crate::record;
 
 /// What a take came to.
@@ -38,17 +39,17 @@ struct Wanted {
 impl Client {
     /// Takes all records of a request, unless there are more than `room`. Blocks until the pool's timeout at most.
     pub fn take(&self, id: &str, room: usize) -> Result<Taken> {
-        self.take_if(&self.key(id), Wanted { least: 0, most: room }, self.deadline())
+        self.take_if(id, Wanted { least: 0, most: room }, self.deadline())
     }
 
     /// Takes all records once there are `expected`, or says how many there are when `timeout` has passed.
     ///
     /// Blocks for `timeout`, and the pool's timeout more.
     pub fn take_wait(&self, id: &str, expected: usize, timeout: Duration, room: usize) -> Result<Taken> {
-        let (key, end) = (self.key(id), Instant::now() + timeout);
+        let end = Instant::now() + timeout;
         let mut nap = Duration::from_micros(50);
         loop {
-            let taken = self.take_if(&key, Wanted { least: expected, most: room }, self.deadline())?;
+            let taken = self.take_if(id, Wanted { least: expected, most: room }, self.deadline())?;
             let left = end.saturating_duration_since(Instant::now());
             match taken {
                 Taken::TooFew { found, wanted, .. } if left.is_zero() => {
@@ -64,8 +65,8 @@ impl Client {
     }
 
     /// Takes all records, if there are as many as wanted.
-    fn take_if(&self, key: &str, wanted: Wanted, deadline: Instant) -> Result<Taken> {
-        self.settle_list(key, deadline)?;
+    fn take_if(&self, id: &str, wanted: Wanted, deadline: Instant) -> Result<Taken> {
+        let key = &self.settled_key(id, deadline)?;
         let claim = claim_name(key);
         let (answer, too_late) = self.claim(key, &claim, wanted, deadline);
         let unseen =
@@ -110,6 +111,14 @@ impl Client {
         }
     }
 
+    /// The key of a request whose list holds all that this process has left under way: in the queue, or in a claim.
+    fn settled_key(&self, id: &str, deadline: Instant) -> Result<String> {
+        self.flush_request(id, deadline)?;
+        let key = self.key(id);
+        self.settle_list(&key, deadline)?;
+        Ok(key)
+    }
+
     /// Claims a list and reads the claim, in one round trip. Says as well when it would have been too late for that.
     fn claim(&self, key: &str, claim: &str, wanted: Wanted, deadline: Instant) -> (Result<Answer, Lost>, u64) {
         let number = |count: usize| count.min(i64::MAX as usize);
@@ -141,8 +150,8 @@ impl Client {
 
     /// How many records a request has.
     pub fn count(&self, id: &str) -> Result<usize> {
-        let (deadline, key) = (self.deadline(), self.key(id));
-        self.settle_list(&key, deadline)?;
+        let deadline = self.deadline();
+        let key = self.settled_key(id, deadline)?;
         let replies = self.ask(&|_| Pipeline::of(redis::cmd("LLEN").arg(&key)), deadline)?;
         match replies[0] {
             Value::Int(count) => Ok(count as usize),
@@ -152,8 +161,8 @@ impl Client {
 
     /// Deletes all records of a request. Refused like all else where the key holds no list.
     pub fn discard(&self, id: &str) -> Result<()> {
-        let (deadline, key) = (self.deadline(), self.key(id));
-        self.settle_list(&key, deadline)?;
+        let deadline = self.deadline();
+        let key = self.settled_key(id, deadline)?;
         // Unlike DEL, a trim to nothing leaves a foreign value alone.
         self.ask(&|_| Pipeline::of(redis::cmd("LTRIM").arg(&key).arg(1).arg(0)), deadline).map(drop)
     }
@@ -193,7 +202,7 @@ fn parse_all(elements: &Value) -> Result<Vec<Metrics>> {
 /// can be stored but not taken.
 fn claim_name(key: &str) -> String {
     // Each RandomState is keyed differently, from the system's randomness; only a fork makes two alike.
-    let token = RandomState::new().hash_one(std::process::id());
+    let token = RandomState::new().hash_one(process::id());
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).filter(|(tag, _)| !tag.is_empty());
     if tag.is_some() || key.contains('}') {
         format!("{key}:pita-claim:{token:016x}")

@@ -1,0 +1,395 @@
+//! The queue of write-behind: records of many requests in the order in which they came, bounded by their number.
+//!
+//! Entries lie packed in chunks of memory that are made ahead and used again, so that pushing one copies it and allocates
+//! nothing. The writer takes whole chunks: nobody waits while it reads them.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::chunk::{self, Chunk};
+use super::store::Write;
+use crate::error::{Error, Kind, Result};
+use crate::sync::{lock, wait_until};
+
+/// Ids are told apart by so many numbers; two that share one wait for each other's records.
+const SLOTS: usize = 4096;
+/// Chunks at most that the writer gets at once: some thousand records, which a server stores within milliseconds.
+const BATCH: usize = 4;
+/// After work the writer looks for more by itself for so long, so that no step of a decoding engine has to wake it: that
+/// takes ten times as long as all else in a call.
+const LINGER: Duration = Duration::from_millis(100);
+/// So often it looks then.
+const DOZE: Duration = Duration::from_micros(500);
+/// Whether Redis is back is news, but not to be missed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// The address of the queue that this thread writes out; 0 for none.
+    static WRITES_OUT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A bounded queue of records.
+pub struct Queue {
+    /// Records that may be in it.
+    capacity: usize,
+    /// Of ids, for [`State::last`].
+    hasher: RandomState,
+    state: Mutex<State>,
+    /// The writer waits here.
+    work: Condvar,
+    /// All others wait here, for records to be settled.
+    progress: Condvar,
+}
+
+struct State {
+    /// Entries that nobody has taken yet; all but the last chunk are full.
+    chunks: VecDeque<Chunk>,
+    spare: Vec<Chunk>,
+    /// Records pushed since the beginning.
+    accepted: u64,
+    /// Those whose fate is known: stored or given up.
+    settled: u64,
+    /// The most that were ever in the queue.
+    most: u64,
+    /// By a hash of the id: how many records had been accepted with the last one of that id.
+    last: Box<[u64]>,
+    writer: Writer,
+    /// What was settled when somebody waited for room in vain: nobody else does until there is progress.
+    stuck_at: Option<u64>,
+    /// Why the writer gets nowhere, if so.
+    trouble: Option<String>,
+    losses: Option<Losses>,
+    /// When the writer has to end.
+    closing: Option<Instant>,
+    /// Whoever closed the queue waits no more.
+    is_abandoned: bool,
+}
+
+/// What the thread does.
+#[derive(Clone, Copy, PartialEq)]
+enum Writer {
+    /// It looks into the queue before it waits again.
+    Works,
+    /// It looks into the queue in a moment by itself.
+    Dozes,
+    /// It has to be woken.
+    Sleeps,
+}
+
+/// Records that were accepted but not stored.
+pub struct Losses {
+    /// How many.
+    pub records: u64,
+    /// What happened to the first of them.
+    pub first: Error,
+}
+
+impl Losses {
+    /// Both; `later` happened after these.
+    pub fn and(self, later: Losses) -> Self {
+        Losses { records: self.records + later.records, ..self }
+    }
+
+    fn into_error(self) -> Error {
+        let (records, Error { kind, message }) = (self.records, self.first);
+        Error::new(kind, format!("{} lost since the last flush: {message}", counted(records)))
+    }
+}
+
+/// "1 record was", "7 records were"
+fn counted(records: u64) -> String {
+    if records == 1 { "1 record was".into() } else { format!("{records} records were") }
+}
+
+impl State {
+    fn queued(&self) -> u64 {
+        self.accepted - self.settled
+    }
+
+    /// Copies a write into the last chunk or a new one. False where there is no memory.
+    fn add(&mut self, write: &Write<'_>, slot: usize) -> bool {
+        let size = chunk::entry_size(write);
+        if !self.chunks.back().is_some_and(|chunk| chunk.has_room(size)) {
+            let chunk = if size > chunk::SIZE { None } else { self.spare.pop() };
+            let Some(chunk) = chunk.or_else(|| Chunk::new(size)) else { return false };
+            self.chunks.push_back(chunk);
+        }
+        if let Some(chunk) = self.chunks.back_mut() {
+            chunk.add(write);
+        }
+        self.accepted += write.records.len() as u64;
+        self.most = self.most.max(self.queued());
+        self.last[slot] = self.accepted;
+        true
+    }
+
+    /// Whether the writer is to be woken for what was pushed.
+    fn wants_writer(&mut self) -> bool {
+        let wants = match self.writer {
+            Writer::Works => false,
+            // A full chunk is work enough.
+            Writer::Dozes => self.chunks.len() > 1,
+            Writer::Sleeps => !self.chunks.is_empty(),
+        };
+        if wants {
+            self.writer = Writer::Works;
+        }
+        wants
+    }
+
+    fn still_queued(&self, records: u64) -> String {
+        let cause = self.trouble.as_ref().map_or(String::new(), |trouble| format!(": {trouble}"));
+        format!("{records} of {} records are still in the queue{cause}", self.accepted)
+    }
+}
+
+impl Queue {
+    /// For `capacity` records. Takes no memory for them yet.
+    pub fn new(capacity: usize) -> Self {
+        let state = State {
+            chunks: VecDeque::new(),
+            spare: Vec::new(),
+            accepted: 0,
+            settled: 0,
+            most: 0,
+            last: vec![0; SLOTS].into(),
+            writer: Writer::Works,
+            stuck_at: None,
+            trouble: None,
+            losses: None,
+            closing: None,
+            is_abandoned: false,
+        };
+        Queue {
+            capacity,
+            hasher: RandomState::new(),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        }
+    }
+
+    /// Makes all chunks that ids of usual length will need. What is never used stays untouched, and costs only addresses.
+    pub fn reserve(&self) {
+        let mut state = lock(&self.state);
+        let wanted = chunk::count_for(self.capacity);
+        let missing = wanted.saturating_sub(state.spare.len() + state.chunks.len());
+        // Where memory does not suffice, chunks are made when needed, or the queue counts as full.
+        if state.spare.try_reserve(missing).is_ok() && state.chunks.try_reserve(wanted).is_ok() {
+            state.spare.extend((0..missing).map_while(|_| Chunk::new(chunk::SIZE)));
+        }
+    }
+
+    /// Adds each write, and says in their order what came of it. Where the queue is full it waits, for `timeout` at most in
+    /// all; while nothing moves, only the first one to find that out does.
+    pub fn push(&self, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
+        let mut state = lock(&self.state);
+        let mut deadline = None;
+        for write in writes {
+            let slot = self.slot(write.id);
+            state = loop {
+                if let Some(result) = self.try_add(&mut state, write, slot) {
+                    done(result);
+                    break state;
+                }
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
+                self.hurry(&mut state);
+                state = wait_until(&self.progress, state, deadline).unwrap_or_else(|| {
+                    let mut state = lock(&self.state);
+                    state.stuck_at = Some(state.settled);
+                    state
+                });
+            };
+        }
+        let wants_writer = state.wants_writer();
+        drop(state);
+        if wants_writer {
+            self.work.notify_one();
+        }
+    }
+
+    /// `None` where it is worth waiting for room.
+    fn try_add(&self, state: &mut State, write: &Write<'_>, slot: usize) -> Option<Result<()>> {
+        let (id, count, capacity) = (write.id, write.records.len(), self.capacity);
+        if count > capacity {
+            let message = format!("request {id:?}: count is {count}: the queue holds at most {capacity} records");
+            return Some(Err(Error::invalid(message)));
+        }
+        if state.closing.is_some() {
+            return Some(Err(Error::new(Kind::NotOpen, "the pool was closed")));
+        }
+        if state.queued() + count as u64 <= capacity as u64 && state.add(write, slot) {
+            return Some(Ok(()));
+        }
+        if self.is_written_here() || state.stuck_at == Some(state.settled) {
+            let (queued, trouble) = (state.queued(), state.trouble.as_deref().unwrap_or("Redis is too slow"));
+            let message = format!("request {id:?}: not stored: {queued} of {capacity} records are queued: {trouble}");
+            return Some(Err(Error::new(Kind::QueueFull, message)));
+        }
+        None
+    }
+
+    fn slot(&self, id: &str) -> usize {
+        self.hasher.hash_one(id) as usize % SLOTS
+    }
+
+    /// A view of how many records are in the queue now, and were at most, while nothing is settled.
+    pub fn observe<T>(&self, view: impl FnOnce(u64, u64) -> T) -> T {
+        let state = lock(&self.state);
+        view(state.queued(), state.most)
+    }
+
+    // --- the writer's side ---
+
+    /// Says that the calling thread is the writer's: it is never made to wait for itself.
+    pub fn write_here(&self) {
+        WRITES_OUT.set(std::ptr::from_ref(self).addr());
+    }
+
+    /// Whether the calling thread is the writer's, in a log callback.
+    pub fn is_written_here(&self) -> bool {
+        WRITES_OUT.get() == std::ptr::from_ref(self).addr()
+    }
+
+    /// The next records to write, when there are some; `None` when the queue is closed and all are written, or no time is left.
+    pub fn next(&self) -> Option<Vec<Chunk>> {
+        let idle_since = Instant::now();
+        let mut state = lock(&self.state);
+        loop {
+            if state.is_abandoned {
+                return None;
+            }
+            if !state.chunks.is_empty() {
+                let count = state.chunks.len().min(BATCH);
+                return Some(state.chunks.drain(..count).collect());
+            }
+            if state.closing.is_some() {
+                return None;
+            }
+            let dozes = idle_since.elapsed() < LINGER;
+            state.writer = if dozes { Writer::Dozes } else { Writer::Sleeps };
+            state = match dozes {
+                true => self.work.wait_timeout(state, DOZE).unwrap_or_else(PoisonError::into_inner).0,
+                false => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            state.writer = Writer::Works;
+        }
+    }
+
+    /// The fate of all records in `chunks` is known. `tally` counts them, so that nobody sees them twice or not at all.
+    pub fn settle(&self, chunks: Vec<Chunk>, losses: Option<Losses>, tally: impl FnOnce()) {
+        let mut state = lock(&self.state);
+        tally();
+        state.settled += chunks.iter().map(|chunk| chunk.records() as u64).sum::<u64>();
+        state.spare.extend(chunks.into_iter().filter_map(Chunk::emptied));
+        state.spare.truncate(chunk::count_for(self.capacity));
+        state.trouble = None;
+        state.losses = state.losses.take().into_iter().chain(losses).reduce(Losses::and);
+        drop(state);
+        self.progress.notify_all();
+    }
+
+    /// Waits until `until`, or while Redis is away until it is back. False where the writer has to give up.
+    pub fn rest(&self, trouble: &Error, until: Instant, is_away: impl Fn() -> bool) -> bool {
+        let mut state = lock(&self.state);
+        state.trouble = Some(trouble.message.clone());
+        let mut was_away = false;
+        while !state.is_abandoned {
+            let away = is_away();
+            let left = if away { LOOK_AGAIN } else { until.saturating_duration_since(Instant::now()) };
+            if (was_away && !away) || left.is_zero() {
+                return true;
+            }
+            was_away = away;
+            // Nobody comes back unseen: whoever says so takes the lock.
+            state = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        false
+    }
+
+    /// When the writer has to end, if that is known.
+    pub fn closing(&self) -> Option<Instant> {
+        lock(&self.state).closing
+    }
+
+    /// Has everybody look again: Redis is back, or has gone away.
+    pub fn nudge(&self) {
+        // Nobody is between looking and waiting then.
+        drop(lock(&self.state));
+        self.work.notify_all();
+        self.progress.notify_all();
+    }
+
+    // --- waiting for it ---
+
+    /// Waits until all that was pushed so far is settled. Fails where some of it, or of what came since the last flush, was
+    /// not stored.
+    pub fn flush(&self, deadline: Instant) -> Result<()> {
+        let position = lock(&self.state).accepted;
+        self.await_settled(position, deadline, || Ok(()))?;
+        lock(&self.state).losses.take().map_or(Ok(()), |losses| Err(losses.into_error()))
+    }
+
+    /// Waits until what was pushed of a request is settled, as long as `is_hopeful`.
+    pub fn await_request(&self, id: &str, deadline: Instant, is_hopeful: impl Fn() -> Result<()>) -> Result<()> {
+        if self.is_written_here() {
+            return Ok(());
+        }
+        let position = lock(&self.state).last[self.slot(id)];
+        self.await_settled(position, deadline, is_hopeful)
+    }
+
+    fn await_settled(&self, position: u64, deadline: Instant, is_hopeful: impl Fn() -> Result<()>) -> Result<()> {
+        let mut state = lock(&self.state);
+        while state.settled < position {
+            is_hopeful()?;
+            let left = position - state.settled;
+            let given_up = |state: &State| Err(Error::new(Kind::Timeout, state.still_queued(left)));
+            if state.is_abandoned || self.is_written_here() {
+                return given_up(&state);
+            }
+            self.hurry(&mut state);
+            match wait_until(&self.progress, state, deadline) {
+                Some(guard) => state = guard,
+                None => return given_up(&lock(&self.state)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the writer look into the queue now.
+    fn hurry(&self, state: &mut MutexGuard<'_, State>) {
+        if state.writer != Writer::Works {
+            state.writer = Writer::Works;
+            self.work.notify_one();
+        }
+    }
+
+    /// Takes no more records, and waits until those there are written. Fails where some were not stored, also before.
+    pub fn close(&self, deadline: Instant) -> Result<()> {
+        let mut state = lock(&self.state);
+        let deadline = *state.closing.get_or_insert(deadline);
+        drop(state);
+        self.nudge();
+        if self.is_written_here() {
+            return Ok(());
+        }
+        let flushed = self.flush(deadline);
+        let mut state = lock(&self.state);
+        state.is_abandoned = true;
+        let left = state.queued();
+        let result = match flushed {
+            Err(error) if left > 0 => {
+                let losses = state.losses.take().map_or(String::new(), |losses| format!("; {}", losses.into_error()));
+                Err(Error::new(error.kind, format!("{} given up: {}{losses}", counted(left), error.message)))
+            }
+            flushed => flushed,
+        };
+        drop(state);
+        self.nudge();
+        result
+    }
+}
