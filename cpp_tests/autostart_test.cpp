@@ -267,13 +267,6 @@ TEST_F(Autostart, OutlivesTheThreadThatOpened) {
     EXPECT_EQ(started(), std::set<pid_t>{process_of(redis)});
 }
 
-// A line of /proc/PID/status, such as the digits behind "SigBlk:".
-std::string status_of(pid_t process, const std::string &name) {
-    const std::string text = text_of(proc(process) + "/status");
-    const std::size_t at = text.find("\n" + name + ":\t");
-    return at == std::string::npos ? "" : text.substr(at + name.size() + 3, 16);
-}
-
 TEST_F(Autostart, DoesNotHandDownTheSignalMask) {
     sigset_t all;
     sigset_t before;
@@ -283,7 +276,7 @@ TEST_F(Autostart, DoesNotHandDownTheSignalMask) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     ASSERT_OK(status);
     Hiredis redis(port);
-    EXPECT_EQ(status_of(process_of(redis), "SigBlk"), "0000000000000000");
+    EXPECT_EQ(status_of(proc(process_of(redis)), "SigBlk"), "0000000000000000");
 }
 
 TEST_F(Autostart, DoesNotHandDownDescriptors) {

@@ -164,6 +164,38 @@ Outcome count_all(const std::string &id) {
     return {status};
 }
 
+// --- write-behind: stored when the queue is flushed ---
+
+// What becomes of records that were queued: an append whose answer was lost is uncertain.
+Outcome flushed(Outcome queued) {
+    EXPECT_OK(queued.status);
+    queued.status = pita_redis_flush(static_cast<std::uint32_t>(patience.count()));
+    for (Write &write : queued.writes) {
+        write.status = write.index < 0 ? queued.status : PITA_OK;
+    }
+    return queued;
+}
+
+Outcome append_behind(const std::string &id) {
+    return flushed(append_several(id));
+}
+
+Outcome index_behind(const std::string &id) {
+    return flushed(index_several(id));
+}
+
+Outcome batch_behind(const std::string &id) {
+    return flushed(batch_of_both_kinds(id));
+}
+
+// Five records, and a connection for the writer.
+void push_list_and_connect_writer(Hiredis &redis, const std::string &id) {
+    push_list(redis, id);
+    ASSERT_OK(append(id + "-", records(1)));
+    ASSERT_OK(pita_redis_flush(static_cast<std::uint32_t>(patience.count())));
+    redis.run({"DEL", id + "-"});
+}
+
 // --- what may be in Redis --------------------------------------------------------------------------------------------
 
 bool is_append(const Write &write) {
@@ -493,6 +525,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"BatchForEver", batch_of_both_kinds, Fate::Kept, push_list, "&ttl_s=0"},
                     Case{"BatchOfOneList", batch_of_one_list, Fate::Kept, push_list, "", 13},
                     Case{"BatchOfOneListForEver", batch_of_one_list, Fate::Kept, push_list, "&ttl_s=0", 5},
+                    Case{"AppendBehind", append_behind, Fate::Kept, push_list_and_connect_writer, "&write=behind"},
+                    Case{"IndexedBehind", index_behind, Fate::Kept, push_list_and_connect_writer, "&write=behind"},
+                    Case{"BatchBehind", batch_behind, Fate::Kept, push_list_and_connect_writer, "&write=behind"},
                     Case{"TakeWait", wait_for_all, Fate::Taken, push_list},
                     Case{"TakeByAForgottenScript", take_all, Fate::Taken, push_list_and_forget_scripts, "", 5}),
     name_of);

@@ -17,13 +17,6 @@ using namespace support;
 
 namespace {
 
-pita_stats_t stats_now() {
-    pita_stats_t stats = {};
-    stats.struct_size = sizeof stats;
-    EXPECT_OK(pita_redis_stats(&stats));
-    return stats;
-}
-
 // Every call that needs Redis, on request "a". Those that give a count expect that a failure makes it 0.
 struct Call {
     const char *name;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "pita_redis.h"
+#include "support/behind.hpp"
 #include "support/child.hpp"
 #include "support/eventually.hpp"
 #include "support/processes.hpp"
@@ -343,6 +345,74 @@ TEST_F(ForkInLog, MayBeGoneOnFromByTheChild) {
     EXPECT_TRUE(eventually([&] { return waitpid(child, &status, WNOHANG) != 0; })) << "the child hangs";
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     store_and_take_once("parent");
+}
+
+// --- write-behind ----------------------------------------------------------------------------------------------------
+
+class ForkBehind : public BehindTest {};
+
+TEST_F(ForkBehind, TheChildSendsNothingOfItsParentsQueue) {
+    open(server.url("&write=behind&queue=100"));
+    hold();
+    for (std::size_t i = 0; i < 100; ++i) {
+        ASSERT_OK(append("parent", records(1, i)));
+    }
+    ASSERT_EQ(queued(), 100U);
+    Child child([] {
+        EXPECT_EQ(queued(), 0U);
+        EXPECT_OK(pita_redis_flush(0)) << "nothing is queued here";
+        EXPECT_OK(append("child", records(3)));
+        EXPECT_EQ(queued(), 3U);
+        EXPECT_OK(flush());
+        EXPECT_OK(pita_redis_close());
+    });
+    EXPECT_TRUE(eventually([&] { return redis.info("blocked_clients") == 2; })) << "the parent's writer, and the child's";
+    release();
+    EXPECT_TRUE(child.succeeded());
+    ASSERT_OK(flush());
+    EXPECT_EQ(stored(redis, "parent"), records(100));
+    EXPECT_EQ(stored(redis, "child"), records(3));
+}
+
+TEST_F(ForkBehind, WhileThreadsStoreGivesTheChildAQueueThatWorks) {
+    std::atomic<bool> done{false};
+    std::vector<std::thread> threads;
+    std::array<std::size_t, 3> stored_by{};
+    for (std::size_t i = 0; i < stored_by.size(); ++i) {
+        threads.emplace_back([&, i] {
+            for (; !done; ++stored_by[i]) {
+                EXPECT_OK(store_at("thread " + std::to_string(i), static_cast<std::int64_t>(stored_by[i]),
+                                   records(1, stored_by[i])));
+            }
+        });
+    }
+    for (int round = 0; round < 20; ++round) {
+        Child child([&] {
+            const std::string id = "child " + std::to_string(round);
+            EXPECT_OK(append(id, records(2)));
+            EXPECT_EQ(take(id).records, records(2));
+            EXPECT_OK(pita_redis_close());
+        });
+        EXPECT_TRUE(child.succeeded());
+    }
+    done = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    ASSERT_OK(flush());
+    for (std::size_t i = 0; i < stored_by.size(); ++i) {
+        EXPECT_EQ(stored(redis, "thread " + std::to_string(i)), records(stored_by[i]));
+    }
+    EXPECT_EQ(redis.keys(), static_cast<long long>(stored_by.size()));
+}
+
+TEST_F(ForkBehind, AChildThatEndsSaysNothingAndLosesTheParentNothing) {
+    ASSERT_OK(append("parent", records(1)));
+    Child child([] { EXPECT_OK(append("child", records(1))); });
+    EXPECT_TRUE(child.succeeded());
+    ASSERT_OK(append("parent", records(1, 1)));
+    ASSERT_OK(flush());
+    EXPECT_EQ(stored(redis, "parent"), records(2));
 }
 
 } // namespace

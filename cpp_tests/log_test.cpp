@@ -3,53 +3,20 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <mutex>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "pita_redis.h"
+#include "support/behind.hpp"
 #include "support/child.hpp"
 #include "support/closed_port.hpp"
+#include "support/log.hpp"
+#include "support/processes.hpp"
 #include "support/records.hpp"
 #include "support/session.hpp"
 
 using namespace support;
 
 namespace {
-
-// Gets the lines while it lives.
-class Log {
-  public:
-    Log() { pita_set_log_callback(add, this); }
-    ~Log() { pita_set_log_callback(nullptr, nullptr); }
-    Log(const Log &) = delete;
-    Log &operator=(const Log &) = delete;
-
-    std::vector<std::pair<int, std::string>> lines() {
-        const std::lock_guard lock(mutex_);
-        return lines_;
-    }
-
-    bool has(int level, const std::string &word) {
-        for (const auto &[its_level, line] : lines()) {
-            if (its_level == level && line.find(word) != std::string::npos) {
-                return true;
-            }
-        }
-        return false;
-    }
-
-  private:
-    static void add(int level, const char *message, void *user) {
-        auto &log = *static_cast<Log *>(user);
-        const std::lock_guard lock(log.mutex_);
-        log.lines_.emplace_back(level, message);
-    }
-
-    std::mutex mutex_;
-    std::vector<std::pair<int, std::string>> lines_;
-};
 
 class LogCallback : public SharedServerTest {
   protected:
@@ -138,6 +105,80 @@ TEST_F(LogCallback, MayCallTheLibraryItself) {
         EXPECT_GT(calls, 0);
     });
     EXPECT_TRUE(child.succeeded());
+}
+
+// The same from the thread that writes behind, which cannot wait for itself.
+TEST_F(LogCallback, MayCallTheLibraryOnTheThreadThatWrites) {
+    redis.run({"SET", "foreign", "mine"});
+    const std::string url = server.url("&write=behind&queue=4");
+    Child child([&] {
+        static std::atomic<int> lines{0};
+        pita_set_log_callback(
+            [](int level, const char *, void *) {
+                if (level != PITA_LOG_ERROR || lines++ > 0) {
+                    return;
+                }
+                (void)stats_now();
+                EXPECT_OK(pita_redis_ping());
+                // The record that this line is about is still in the queue.
+                EXPECT_STATUS(PITA_ERR_TIMEOUT, pita_redis_flush(long_enough_ms));
+                EXPECT_EQ(take("foreign").status, PITA_ERR_REDIS);
+                EXPECT_OK(append("from the callback", records(3)));
+                EXPECT_STATUS(PITA_ERR_QUEUE_FULL, append("from the callback", records(2)));
+            },
+            nullptr);
+        EXPECT_OK(pita_redis_open(url.c_str()));
+        EXPECT_OK(append("foreign", records(1)));
+        EXPECT_STATUS(PITA_ERR_REDIS, pita_redis_flush(long_enough_ms));
+        EXPECT_EQ(lines, 1);
+        EXPECT_EQ(take("from the callback").records, records(3));
+        EXPECT_OK(pita_redis_close());
+    });
+    EXPECT_TRUE(child.succeeded());
+}
+
+TEST_F(LogCallback, MayCloseThePoolOnTheThreadThatWrites) {
+    redis.run({"SET", "foreign", "mine"});
+    const std::string url = server.url("&write=behind");
+    Child child([&] {
+        static std::atomic<bool> is_closed{false};
+        pita_set_log_callback(
+            [](int level, const char *, void *) {
+                if (level == PITA_LOG_ERROR) {
+                    EXPECT_OK(pita_redis_close());
+                    is_closed = true;
+                }
+            },
+            nullptr);
+        EXPECT_OK(pita_redis_open(url.c_str()));
+        EXPECT_OK(append("foreign", records(1)));
+        EXPECT_TRUE(eventually([] { return is_closed && threads_named("pita-writer") == 0; }));
+        EXPECT_STATUS(PITA_ERR_NOT_OPEN, append("a", records(1)));
+    });
+    EXPECT_TRUE(child.succeeded());
+}
+
+TEST_F(LogCallback, HearsOfAFaultThatComesAgainAndAgainNowAndThen) {
+    redis.run({"SET", "foreign", "mine"});
+    Log log;
+    const Session session(server.url());
+    for (int i = 0; i < 300; ++i) {
+        EXPECT_STATUS(PITA_ERR_REDIS, append("foreign", records(1)));
+    }
+    // Ten in ten seconds, and such a border may be crossed.
+    EXPECT_GE(log.lines().size(), 10U);
+    EXPECT_LE(log.lines().size(), 50U);
+}
+
+// A wrong password is one fault, told once a call, and without the password.
+TEST_F(LogCallback, HearsOfAWrongPasswordOnceACall) {
+    const RedisServer locked({"--requirepass", "right"});
+    const Session session("redis://:secret@" + locked.host_and_port() + "?timeout_ms=60000&connect_timeout_ms=60000");
+    Log log;
+    EXPECT_STATUS(PITA_ERR_AUTH, append("a", records(1)));
+    ASSERT_EQ(log.lines().size(), 1U);
+    EXPECT_EQ(log.lines()[0].first, PITA_LOG_WARNING);
+    EXPECT_EQ(log.lines()[0].second.find("secret"), std::string::npos);
 }
 
 TEST_F(LogCallback, MayUnsetItself) {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -21,14 +22,12 @@ using namespace support;
 
 namespace {
 
+// The struct as it was at first.
+constexpr std::size_t first_size = offsetof(pita_stats_t, reconnects);
+
 class Stats : public SessionTest {
   protected:
-    static pita_stats_t read() {
-        pita_stats_t stats = {};
-        stats.struct_size = sizeof stats;
-        EXPECT_OK(pita_redis_stats(&stats));
-        return stats;
-    }
+    static pita_stats_t read() { return stats_now(); }
 
     static void expect_in_order(const pita_latency_t &latency) {
         EXPECT_GT(latency.p50_ns, 0U);
@@ -147,13 +146,23 @@ TEST_F(Stats, RefuseNull) {
 }
 
 TEST_F(Stats, RefuseAStructThatIsTooSmall) {
-    for (const std::size_t size : {std::size_t{0}, std::size_t{8}, sizeof(pita_stats_t) - 1}) {
+    for (const std::size_t size : {std::size_t{0}, std::size_t{8}, first_size - 1}) {
         pita_stats_t stats = {};
         stats.struct_size = size;
         stats.stored = 77;
         EXPECT_FAILS(PITA_ERR_INVALID_ARGUMENT, pita_redis_stats(&stats), "struct_size is " + std::to_string(size));
         EXPECT_EQ(stats.stored, 77U);
     }
+}
+
+TEST_F(Stats, FillNoMoreThanAnEarlierStructHolds) {
+    const GuardedPage page;
+    auto *const earlier = reinterpret_cast<pita_stats_t *>(page.end() - first_size);
+    earlier->struct_size = first_size;
+    ASSERT_OK(append("a", records(1)));
+    ASSERT_OK(pita_redis_stats(earlier));
+    EXPECT_EQ(earlier->stored, 1U);
+    EXPECT_NE(earlier->kernel, nullptr);
 }
 
 TEST_F(Stats, RefuseAStructThatIsFarTooLargeAndReadNothingBeyondItsEnd) {

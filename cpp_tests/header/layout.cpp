@@ -40,7 +40,7 @@ AT(pita_latency_t, p90_ns, 16);
 AT(pita_latency_t, p99_ns, 24);
 AT(pita_latency_t, max_ns, 32);
 
-SIZE(pita_stats_t, 192);
+SIZE(pita_stats_t, 200);
 AT(pita_stats_t, struct_size, 0);
 AT(pita_stats_t, stored, 8);
 AT(pita_stats_t, appended, 16);
@@ -57,6 +57,7 @@ AT(pita_stats_t, bytes_received, 96);
 AT(pita_stats_t, store_latency, 104);
 AT(pita_stats_t, round_trip_latency, 144);
 AT(pita_stats_t, kernel, 184);
+AT(pita_stats_t, reconnects, 192);
 #endif
 
 VALUE(PITA_OK, 0);

@@ -47,12 +47,38 @@ inline std::string proc(pid_t process) {
     return "/proc/" + std::to_string(process);
 }
 
-// How many threads of this process have this name.
-inline long threads_named(const std::string &name) {
-    const std::string tasks = "/proc/self/task";
-    const std::vector<std::string> all = names_in(tasks);
-    return std::count_if(all.begin(), all.end(),
-                         [&](const std::string &task) { return text_of(tasks + "/" + task + "/comm") == name + "\n"; });
+// What the kernel says of a process or a thread, such as the digits behind "SigBlk:"; empty where it is gone.
+inline std::string status_of(const std::string &proc, const std::string &name) {
+    const std::string text = text_of(proc + "/status");
+    const std::size_t at = text.find("\n" + name + ":\t");
+    const std::size_t start = at + name.size() + 3;
+    return at == std::string::npos ? "" : text.substr(start, text.find('\n', start) - start);
+}
+
+// The threads of this process that have this name, as folders of /proc.
+inline std::vector<std::string> tasks_named(const std::string &name) {
+    std::vector<std::string> found;
+    for (const std::string &task : names_in("/proc/self/task")) {
+        const std::string folder = "/proc/self/task/" + task;
+        if (text_of(folder + "/comm") == name + "\n") {
+            found.push_back(folder);
+        }
+    }
+    return found;
+}
+
+inline std::size_t threads_named(const std::string &name) {
+    return tasks_named(name).size();
+}
+
+// Whether the one thread of this name comes to wait for something other than time.
+inline bool falls_asleep(const std::string &name) {
+    return eventually([&] {
+        const std::vector<std::string> tasks = tasks_named(name);
+        const auto switches = [&] { return status_of(tasks.at(0), "voluntary_ctxt_switches"); };
+        const std::string before = tasks.size() == 1 ? switches() : "";
+        return before != "" && !eventually([&] { return switches() != before; }, milliseconds(30));
+    });
 }
 
 // The processes that a process has started and that have not been waited for.

@@ -28,6 +28,14 @@ class Session {
     Session &operator=(const Session &) = delete;
 };
 
+// The open pool's counters.
+inline pita_stats_t stats_now() {
+    pita_stats_t stats = {};
+    stats.struct_size = sizeof stats;
+    EXPECT_OK(pita_redis_stats(&stats));
+    return stats;
+}
+
 // A test on the shared server, which it finds empty.
 class SharedServerTest : public testing::Test {
   protected:
