@@ -29,6 +29,7 @@
  *                 element the text "log_norm,log_norm_temp,entropy"
  *     append      a store without a token index: done at most once
  *     indexed     a store with a token index: the index says where, so doing it twice does no harm
+ *     queued      with write=behind: accepted from the caller, and not yet known to be stored
  *
  * VALUES
  *
@@ -53,10 +54,10 @@
  *
  * Every function may be called from any thread at any time. Each process has one pool, made by pita_redis_open and
  * shared by its threads. A forked child makes connections of its own, and closes the inherited ones without a word to
- * the server. The library installs no signal handlers, prints nothing, and stays loaded after dlclose. Its threads are
- * few and block all signals: one while Redis is away, one for a server that it has started, one while a host's name is
- * looked up. A large batch is computed on several threads, which end with the call: PITA_NUM_THREADS in the environment
- * caps them, 1 for none.
+ * the server. The library installs no signal handlers, prints nothing, and stays loaded after dlclose. Its threads
+ * are few and block all signals: one that writes what is queued, one while Redis is away, one for a server that it
+ * has started, one while a host's name is looked up. A large batch is computed on several threads, which end with the
+ * call: PITA_NUM_THREADS in the environment caps them, 1 for none.
  *
  * TIME
  *
@@ -64,20 +65,49 @@
  * Redis turns out to be away, or lets half of that time pass without an answer, calls fail at once with
  * PITA_ERR_UNAVAILABLE from then on, while a thread of the library's looks for it every 50 ms, later every second.
  *
+ * WRITE-BEHIND
+ *
+ * With write=behind in the URL a store computes, copies its records into a queue and returns: microseconds, where a
+ * round trip takes ten times as long or more. One thread writes what is queued over a connection of its own, each
+ * request's records in their order. So PITA_OK of a store means: accepted. While Redis is away the thread keeps
+ * trying, and what was accepted arrives when it is back. The queue holds `queue` records; when it is full, a store
+ * waits for `timeout_ms` and then is PITA_ERR_QUEUE_FULL; while nothing moves, further stores are that at once.
+ *
+ * Three things can keep an accepted record from being stored: Redis refuses it (WRONGTYPE, a gap ...), it is an
+ * append whose answer was lost, or it is still queued when pita_redis_close runs out of time. All are logged as
+ * PITA_LOG_ERROR, and make the next pita_redis_flush or pita_redis_close fail; the first two are counted in the
+ * stats.
+ *
+ * Takes, counts and discards in the same process see what is queued there: they wait for it to be written first.
+ * Another process learns of a record when it is stored; pita_take_metrics_wait waits for the last one. A forked child
+ * begins with an empty queue. Call pita_redis_close before the process ends: nothing else writes what is queued then.
+ *
+ * LOG
+ *
+ * pita_set_log_callback gets the library's lines; without it the library is silent. Levels are those of syslog:
+ *
+ *     PITA_LOG_ERROR    3  something was lost or is broken: records given up, a bug
+ *     PITA_LOG_WARNING  4  a fault that the library copes with, or that a status reports: a lost connection, a refusal
+ *     PITA_LOG_INFO     6  a change worth knowing: an opened pool, Redis is back
+ *     PITA_LOG_DEBUG    7  for finding faults: a new connection
+ *
+ * Of one kind of fault that comes again and again ten lines in ten seconds are passed on; the next one says how many
+ * were left out.
+ *
  * CONNECTION URLS
  *
  *     redis://[[user][:password]@]host[:port][/db][?option=value&...]
  *     rediss://...                                     the same over TLS
  *     redis+unix:///path/to/socket[?db=0&user=..&pass=..&option=value&...]      unix:// is the same
  *
- *     pool_size           8      connections at most, made when needed
+ *     pool_size           8      connections at most, made when needed; with write=behind one more
  *     connect_timeout_ms  500    for making a connection
- *     timeout_ms          1000   for a whole call
+ *     timeout_ms          1000   for a whole call; with write=behind, for waiting while the queue is full
  *     ttl_s               3600   life of a list after its last store, in seconds (a store may renew it up to a
  *                                second late); 0 is for ever
  *     prefix              empty  put before every request id
- *     write               sync   sync: stored when the call returns; behind: not supported yet
- *     queue               65536  for write=behind
+ *     write               sync   sync: stored when the call returns; behind: queued, see above
+ *     queue               65536  records that may be queued, 16777216 at most; 38 bytes and the id's each
  *     autostart           0      1: where nothing listens, pita_redis_open starts a private redis-server or
  *                                valkey-server from PATH: in memory, on loopback only, ended with the process that
  *                                started it. The host must be this machine
@@ -212,13 +242,14 @@ typedef struct pita_stats_t {
     uint64_t taken;
     // Sent once more because a connection was lost.
     uint64_t retried;
-    // Failed with `PITA_ERR_UNCERTAIN`.
+    // Failed with `PITA_ERR_UNCERTAIN`: sent, but the answer was lost.
     uint64_t uncertain;
     // Refused by Redis, or past the end of their list.
     uint64_t refused;
-    // Waiting to be written. Always 0 with `write=sync`.
+    // Queued now. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
+    // time. Always 0 with `write=sync`.
     uint64_t queued;
-    // The most that ever waited. Always 0 with `write=sync`.
+    // The most that were ever queued. Always 0 with `write=sync`.
     uint64_t queued_max;
     // Connections made; not records.
     uint64_t connections;
@@ -226,7 +257,8 @@ typedef struct pita_stats_t {
     uint64_t bytes_sent;
     // Bytes received from Redis.
     uint64_t bytes_received;
-    // Calls that store, without the computing: until Redis has answered, retries included.
+    // Calls that store, without the computing: until Redis has answered, retries included; with `write=behind`, until
+    // the records are queued.
     struct pita_latency_t store_latency;
     // Round trips to Redis.
     struct pita_latency_t round_trip_latency;
@@ -318,25 +350,33 @@ pita_status_t pita_redis_open(const char *url);
 // Blocks: for the URL's `timeout_ms` at most. Since: 0.1.0.
 pita_status_t pita_redis_ping(void);
 
-// Waits until all that was queued is stored.
+// Waits until all records that were queued before the call are stored.
 //
-// With `write=sync`, the only mode so far, a store call returns when its records are stored: nothing is ever queued, and
-// this call returns at once.
+// With `write=sync` nothing is ever queued, and it returns at once. It waits in vain, and so not at all, when called by a
+// log callback on the thread that writes.
 //
-// @param timeout_ms  How long to wait at most, in milliseconds.
+// @param timeout_ms  How long to wait at most, in milliseconds. 0: only looks.
 //
-// @return PITA_OK; PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
+// @return PITA_OK: all are stored, and none was lost since the last flush. PITA_ERR_TIMEOUT: some are still queued; the
+//         message says how many, and what is in the way. If some were lost since the last flush, that of the first of
+//         them: PITA_ERR_REDIS, PITA_ERR_AUTH (refused), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many.
+//         PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
 //
-// Blocks: no; with a queue, for `timeout_ms` at most. Since: 0.1.0.
+// Blocks: with `write=behind` for `timeout_ms` at most; otherwise no. Since: 0.1.0.
 pita_status_t pita_redis_flush(uint32_t timeout_ms);
 
 // Closes the pool and its idle connections. Calls under way in other threads end as they would have.
 //
-// Closing twice, or without having opened, is fine. Afterwards `pita_redis_open` may be called again.
+// With `write=behind` it takes no more records, writes those that are queued, and ends the thread that writes; a call by a
+// log callback on that thread does not wait for it. What is not stored when time runs out is given up.
 //
-// @return PITA_OK; PITA_ERR_PANIC.
+// Closing twice, or without having opened, is fine. Afterwards `pita_redis_open` may be called again. The pool is closed,
+// whatever is returned.
 //
-// Blocks: no. Since: 0.1.0.
+// @return PITA_OK; PITA_ERR_PANIC. With `write=behind` also PITA_ERR_TIMEOUT: records were given up, the message says how
+//         many; and as for `pita_redis_flush`, what was lost since the last flush.
+//
+// Blocks: with `write=behind` for the URL's `timeout_ms` at most; otherwise no. Since: 0.1.0.
 pita_status_t pita_redis_close(void);
 
 // Reads the counters and latencies of the open pool.
@@ -361,6 +401,8 @@ pita_status_t pita_redis_stats(struct pita_stats_t *out);
 //
 // @return PITA_OK: stored; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT,
 //         PITA_ERR_AUTH, PITA_ERR_REDIS: not stored; PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC.
+//         With `write=behind` PITA_OK: queued; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_QUEUE_FULL,
+//         PITA_ERR_UNAVAILABLE (no thread can be started): not queued; PITA_ERR_PANIC.
 //
 // Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
 pita_status_t pita_store_logits_metrics(const char *req_id,
@@ -369,7 +411,7 @@ pita_status_t pita_store_logits_metrics(const char *req_id,
                                         float temperature,
                                         uint32_t metrics);
 
-// Computes the metrics of many requests and stores a record for each, in one round trip.
+// Computes the metrics of many requests and stores a record for each, in one round trip, or queues it.
 //
 // With a token index, the record becomes that element of the list: it is appended when the index is the list's length,
 // replaces an element when it is below, and is refused with PITA_ERR_GAP when it is above. Such a store is safe to
@@ -382,7 +424,8 @@ pita_status_t pita_store_logits_metrics(const char *req_id,
 //
 // @return PITA_OK: all stored. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED,
 //         PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP: that
-//         entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC.
+//         entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC. With `write=behind` PITA_OK:
+//         all queued; otherwise also PITA_ERR_QUEUE_FULL: that entry is not queued.
 //
 // Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
 pita_status_t pita_store_logits_metrics_batch(const struct pita_batch_t *batch);
@@ -398,7 +441,9 @@ pita_status_t pita_store_logits_metrics_batch(const struct pita_batch_t *batch);
 //
 // @return PITA_OK: stored; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT,
 //         PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP (`token_index` is past the end of the list): not stored;
-//         PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC.
+//         PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC. With `write=behind` PITA_OK: queued;
+//         PITA_ERR_INVALID_ARGUMENT (also where `count` is more than the queue holds), PITA_ERR_NOT_OPEN,
+//         PITA_ERR_QUEUE_FULL, PITA_ERR_UNAVAILABLE (no thread can be started): not queued; PITA_ERR_PANIC.
 //
 // Blocks: for the URL's `timeout_ms` at most. Since: 0.1.0.
 pita_status_t pita_store_metrics(const char *req_id,
@@ -511,8 +556,9 @@ const char *pita_version(void);
 //
 // The function is called on the thread where a line arises, maybe on several at once; no lock is held meanwhile. It may
 // call the library, but must not throw or longjmp. When this function returns, other threads that are inside the library
-// may still call the function that was set before: keep its `user` valid until they are out of it. The thread that looks
-// for Redis while it is away is one of them, so a function and `user` that live as long as the process are safest.
+// may still call the function that was set before: keep its `user` valid until they are out of it. The threads that write
+// what is queued and that look for Redis while it is away are among them, so a function and `user` that live as long as the
+// process are safest. What the function's own calls of the library would log is left out.
 //
 // @param callback  Gets the level (PITA_LOG_*), a UTF-8 line that is valid during the call, and `user`. NULL: silence.
 // @param user      Handed to the callback as it is.

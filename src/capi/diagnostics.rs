@@ -53,8 +53,9 @@ pub extern "C" fn pita_version() -> *const c_char {
 ///
 /// The function is called on the thread where a line arises, maybe on several at once; no lock is held meanwhile. It may
 /// call the library, but must not throw or longjmp. When this function returns, other threads that are inside the library
-/// may still call the function that was set before: keep its `user` valid until they are out of it. The thread that looks
-/// for Redis while it is away is one of them, so a function and `user` that live as long as the process are safest.
+/// may still call the function that was set before: keep its `user` valid until they are out of it. The threads that write
+/// what is queued and that look for Redis while it is away are among them, so a function and `user` that live as long as the
+/// process are safest. What the function's own calls of the library would log is left out.
 ///
 /// @param callback  Gets the level (PITA_LOG_*), a UTF-8 line that is valid during the call, and `user`. NULL: silence.
 /// @param user      Handed to the callback as it is.

@@ -29,13 +29,14 @@ pub struct pita_stats_t {
     pub taken: u64,
     /// Sent once more because a connection was lost.
     pub retried: u64,
-    /// Failed with `PITA_ERR_UNCERTAIN`.
+    /// Failed with `PITA_ERR_UNCERTAIN`: sent, but the answer was lost.
     pub uncertain: u64,
     /// Refused by Redis, or past the end of their list.
     pub refused: u64,
-    /// Waiting to be written. Always 0 with `write=sync`.
+    /// Queued now. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
+    /// time. Always 0 with `write=sync`.
     pub queued: u64,
-    /// The most that ever waited. Always 0 with `write=sync`.
+    /// The most that were ever queued. Always 0 with `write=sync`.
     pub queued_max: u64,
     /// Connections made; not records.
     pub connections: u64,
@@ -43,7 +44,8 @@ pub struct pita_stats_t {
     pub bytes_sent: u64,
     /// Bytes received from Redis.
     pub bytes_received: u64,
-    /// Calls that store, without the computing: until Redis has answered, retries included.
+    /// Calls that store, without the computing: until Redis has answered, retries included; with `write=behind`, until
+    /// the records are queued.
     pub store_latency: Latency,
     /// Round trips to Redis.
     pub round_trip_latency: Latency,
@@ -98,16 +100,19 @@ pub extern "C" fn pita_redis_ping() -> pita_status_t {
     guard(|| redis::current()?.ping())
 }
 
-/// Waits until all that was queued is stored.
+/// Waits until all records that were queued before the call are stored.
 ///
-/// With `write=sync`, the only mode so far, a store call returns when its records are stored: nothing is ever queued, and
-/// this call returns at once.
+/// With `write=sync` nothing is ever queued, and it returns at once. It waits in vain, and so not at all, when called by a
+/// log callback on the thread that writes.
 ///
-/// @param timeout_ms  How long to wait at most, in milliseconds.
+/// @param timeout_ms  How long to wait at most, in milliseconds. 0: only looks.
 ///
-/// @return PITA_OK; PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
+/// @return PITA_OK: all are stored, and none was lost since the last flush. PITA_ERR_TIMEOUT: some are still queued; the
+///         message says how many, and what is in the way. If some were lost since the last flush, that of the first of
+///         them: PITA_ERR_REDIS, PITA_ERR_AUTH (refused), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many.
+///         PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
 ///
-/// Blocks: no; with a queue, for `timeout_ms` at most. Since: 0.1.0.
+/// Blocks: with `write=behind` for `timeout_ms` at most; otherwise no. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
     guard(|| redis::current()?.flush(Duration::from_millis(timeout_ms.into())))
@@ -115,11 +120,16 @@ pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
 
 /// Closes the pool and its idle connections. Calls under way in other threads end as they would have.
 ///
-/// Closing twice, or without having opened, is fine. Afterwards `pita_redis_open` may be called again.
+/// With `write=behind` it takes no more records, writes those that are queued, and ends the thread that writes; a call by a
+/// log callback on that thread does not wait for it. What is not stored when time runs out is given up.
 ///
-/// @return PITA_OK; PITA_ERR_PANIC.
+/// Closing twice, or without having opened, is fine. Afterwards `pita_redis_open` may be called again. The pool is closed,
+/// whatever is returned.
 ///
-/// Blocks: no. Since: 0.1.0.
+/// @return PITA_OK; PITA_ERR_PANIC. With `write=behind` also PITA_ERR_TIMEOUT: records were given up, the message says how
+///         many; and as for `pita_redis_flush`, what was lost since the last flush.
+///
+/// Blocks: with `write=behind` for the URL's `timeout_ms` at most; otherwise no. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_close() -> pita_status_t {
     guard(redis::close)

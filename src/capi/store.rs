@@ -25,6 +25,8 @@ const MAX_COUNT: usize = 1_000_000;
 ///
 /// @return PITA_OK: stored; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT,
 ///         PITA_ERR_AUTH, PITA_ERR_REDIS: not stored; PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC.
+///         With `write=behind` PITA_OK: queued; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_QUEUE_FULL,
+///         PITA_ERR_UNAVAILABLE (no thread can be started): not queued; PITA_ERR_PANIC.
 ///
 /// Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
 #[unsafe(no_mangle)]
@@ -50,7 +52,7 @@ pub unsafe extern "C" fn pita_store_logits_metrics(
     })
 }
 
-/// Computes the metrics of many requests and stores a record for each, in one round trip.
+/// Computes the metrics of many requests and stores a record for each, in one round trip, or queues it.
 ///
 /// With a token index, the record becomes that element of the list: it is appended when the index is the list's length,
 /// replaces an element when it is below, and is refused with PITA_ERR_GAP when it is above. Such a store is safe to
@@ -63,7 +65,8 @@ pub unsafe extern "C" fn pita_store_logits_metrics(
 ///
 /// @return PITA_OK: all stored. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED,
 ///         PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP: that
-///         entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC.
+///         entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC. With `write=behind` PITA_OK:
+///         all queued; otherwise also PITA_ERR_QUEUE_FULL: that entry is not queued.
 ///
 /// Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
 #[unsafe(no_mangle)]
@@ -105,7 +108,9 @@ pub unsafe extern "C" fn pita_store_logits_metrics_batch(batch: *const pita_batc
 ///
 /// @return PITA_OK: stored; PITA_ERR_INVALID_ARGUMENT, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT,
 ///         PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP (`token_index` is past the end of the list): not stored;
-///         PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC.
+///         PITA_ERR_UNCERTAIN: may or may not be stored; PITA_ERR_PANIC. With `write=behind` PITA_OK: queued;
+///         PITA_ERR_INVALID_ARGUMENT (also where `count` is more than the queue holds), PITA_ERR_NOT_OPEN,
+///         PITA_ERR_QUEUE_FULL, PITA_ERR_UNAVAILABLE (no thread can be started): not queued; PITA_ERR_PANIC.
 ///
 /// Blocks: for the URL's `timeout_ms` at most. Since: 0.1.0.
 #[unsafe(no_mangle)]
