@@ -18,8 +18,8 @@ help:
 	@echo 'make test-sanitizers  C++ tests and SANITIZER_SECONDS ($(SANITIZER_SECONDS)) of soak, with AddressSanitizer and ThreadSanitizer'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
-	@echo 'make bench     the kernels against a plain sum, a two-pass kernel, and numpy and torch where there are any; delivery against hiredis'
-	@echo 'make bench-peers   installs numpy and torch for that, into target/peers (gigabytes)'
+	@echo 'make bench     kernels, delivery, write-behind and whole decode steps against peers; writes docs/benchmarks.md'
+	@echo 'make bench-peers   installs numpy, torch and valkey-py for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
 	@echo 'make install   library, headers, CMake and pkg-config files, into PREFIX ($(PREFIX)); DESTDIR counts'
 	@echo 'make header    writes include/pita_redis.h and tests/symbols.txt anew'
@@ -68,16 +68,15 @@ soak:
 .PHONY: bench
 bench:
 	@scripts/setup.sh bench
-	cargo bench --locked --bench kernels
 	@$(CONFIGURE) -DPITA_REDIS_BUILD_BENCHES=ON
-	@cmake --build build --target pita_redis_delivery
-	@scripts/with-redis.sh build/benches/delivery
+	@cmake --build build --target pita_redis_benches
+	python3 benches/report.py build/benches
 
 .PHONY: bench-peers
 bench-peers:
 	@scripts/setup.sh peers
 	python3 -m venv target/peers
-	target/peers/bin/pip install --quiet numpy torch
+	target/peers/bin/pip install --quiet numpy torch valkey
 
 .PHONY: lint
 lint:

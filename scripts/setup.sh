@@ -30,6 +30,7 @@ need_bench() {
     need_demo
     need pkg-config has pkg-config
     need libhiredis-dev has_header c hiredis/hiredis.h
+    need python3 has python3
 }
 
 need_test() {

@@ -12,8 +12,10 @@
 
 namespace soak {
 
-constexpr std::size_t worker_count = 2;
-constexpr std::size_t thread_count = 8;
+constexpr std::size_t worker_count = 3;
+constexpr std::size_t thread_count = 5;
+// It opens its pool with write=behind. Its requests are indexed, and handed to takers when all of them is stored.
+constexpr std::size_t behind_worker = 2;
 // Requests that a thread may have between their first token and their take.
 constexpr std::size_t slot_count = 64;
 constexpr std::size_t max_tokens = 24;

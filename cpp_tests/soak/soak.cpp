@@ -57,11 +57,14 @@ Disturbances disturb(support::RedisServer &server, Random &random, milliseconds 
 }
 
 // The first waits for a server that hangs; the second gives up soon, has fewer connections than threads, and lists that
-// live for ever. A list must live longer than the soak.
+// live for ever; the third writes behind. A list must live longer than the soak.
 std::string url_of(std::size_t worker, const support::RedisServer &server) {
-    const std::string options = worker == 0 ? "timeout_ms=1000&ttl_s=1000000"
-                                            : "timeout_ms=100&connect_timeout_ms=100&pool_size=5&ttl_s=0";
-    return "redis://" + server.host_and_port() + "?" + options;
+    static const char *const options[worker_count] = {
+        "timeout_ms=1000&ttl_s=1000000",
+        "timeout_ms=100&connect_timeout_ms=100&pool_size=3&ttl_s=0",
+        "write=behind&queue=200&timeout_ms=100&connect_timeout_ms=100&ttl_s=1000000",
+    };
+    return "redis://" + server.host_and_port() + "?" + options[worker];
 }
 
 // False where it failed, or hangs and is killed.

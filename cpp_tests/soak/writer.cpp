@@ -1,6 +1,7 @@
 #include "writer.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 
 #include "support/eventually.hpp"
@@ -10,14 +11,25 @@ namespace {
 
 constexpr float temperature = 0.5F;
 
+// Surely not stored, and worth another attempt.
 bool is_away(pita_status_t status) {
-    return status == PITA_ERR_UNAVAILABLE || status == PITA_ERR_TIMEOUT;
+    return status == PITA_ERR_UNAVAILABLE || status == PITA_ERR_TIMEOUT || status == PITA_ERR_QUEUE_FULL;
 }
 
 // After an append whose answer was lost: when another call is answered, the server has dealt with all that lay in its
 // sockets before. Otherwise a taker could overtake the append, which would then begin the list anew.
 void await_answer() {
     support::eventually([] { return pita_redis_ping() == PITA_OK; });
+}
+
+// Until all is stored that this process has queued. None of it may be lost: all is indexed.
+void await_stored() {
+    const auto limit_ms = static_cast<std::uint32_t>(support::patience.count());
+    const pita_status_t status = pita_redis_flush(limit_ms);
+    if (status != PITA_OK) {
+        ++ledger().counters.unexpected;
+        show(std::string("flush: ") + pita_last_error() + "\n");
+    }
 }
 
 std::vector<pita_metrics_t> records(const Request &request, std::size_t first, std::size_t count) {
@@ -48,7 +60,7 @@ void Writer::begin() {
     }
     slot->writer = place_;
     slot->serial = serial_++;
-    slot->indexed = chance(random_, 50);
+    slot->indexed = place_.worker == behind_worker || chance(random_, 50);
     slot->tokens = pick(random_, 1, max_tokens);
     std::fill(std::begin(slot->outcomes), std::end(slot->outcomes), Outcome::Open);
     slot->calls.clear();
@@ -71,6 +83,9 @@ std::vector<Request *> Writer::step() {
         }
     }
     open_.erase(std::remove_if(open_.begin(), open_.end(), is_complete), open_.end());
+    if (place_.worker == behind_worker && !complete.empty()) {
+        await_stored();
+    }
     return complete;
 }
 
