@@ -9,6 +9,7 @@ pub mod error;
 pub mod capi;
 mod log;
 pub mod metrics;
+mod panics;
 mod process;
 pub mod record;
 pub mod redis;

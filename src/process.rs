@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 /// Calls `body` with all signals blocked. A thread that it starts keeps them so: the program's handlers never run there.
 pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
@@ -38,14 +38,18 @@ pub fn end_with_this_thread(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(ask) }
 }
 
-/// This process's id. It is asked for once: a system call takes longer than a record in the queue.
+/// This process's id. It is asked for once: a system call takes longer than a record into the queue.
 pub fn id() -> u32 {
-    static REGISTERED: Registration = Registration::new();
-    match ID.load(Ordering::Relaxed) {
+    match ID.load(Relaxed) {
         0 => {
-            REGISTERED.at_fork(None, None, Some(forget_id));
+            // Twice does no harm, and before the id is kept.
+            if !FORGETS_ID.load(Relaxed) {
+                // SAFETY: the function stays where it is; the library is never unloaded (-z nodelete).
+                unsafe { pthread_atfork(None, None, Some(forget_id)) };
+                FORGETS_ID.store(true, Relaxed);
+            }
             let id = std::process::id();
-            ID.store(id, Ordering::Relaxed);
+            ID.store(id, Relaxed);
             id
         }
         id => id,
@@ -54,36 +58,28 @@ pub fn id() -> u32 {
 
 /// 0 where it was not asked for yet in this process.
 static ID: AtomicU32 = AtomicU32::new(0);
+static FORGETS_ID: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn forget_id() {
-    ID.store(0, Ordering::Relaxed);
+    ID.store(0, Relaxed);
 }
 
-/// What is to be done around every fork of the process from now on.
-pub struct Registration {
-    is_done: AtomicBool,
-}
-
-impl Registration {
-    /// Nothing, so far.
-    pub const fn new() -> Self {
-        Registration { is_done: AtomicBool::new(false) }
-    }
-
-    /// Has the functions called before a fork, after it in the parent, and in the child. Asked again, it does nothing.
-    pub fn at_fork(&self, prepare: Option<Handler>, parent: Option<Handler>, child: Option<Handler>) {
-        if !self.is_done.swap(true, Ordering::Relaxed) {
-            // SAFETY: the functions stay where they are; the library is never unloaded (-z nodelete).
-            unsafe { pthread_atfork(prepare, parent, child) };
-        }
+/// Calls the functions around every fork of the process from now on: before it, after it in the parent, and in the child.
+/// Asked again, it does nothing: there is one use.
+pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.swap(true, Relaxed) {
+        // SAFETY: as above.
+        unsafe { pthread_atfork(Some(prepare), Some(parent), Some(child)) };
     }
 }
-
-/// Called around a fork.
-pub type Handler = extern "C" fn();
 
 unsafe extern "C" {
-    fn pthread_atfork(prepare: Option<Handler>, parent: Option<Handler>, child: Option<Handler>) -> libc::c_int;
+    fn pthread_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+    ) -> libc::c_int;
 }
 
 #[cfg(test)]

@@ -1,40 +1,24 @@
 //! What every exported function goes through: panics are caught, failures remembered for `pita_last_error`.
 
-use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
-use std::panic::{self, AssertUnwindSafe};
 
-use once_cell::race::OnceBool;
-
-use crate::error::{Error, Kind, PITA_OK, Result, pita_status_t};
-use crate::log::{self, Level};
+use crate::error::{Error, PITA_OK, Result, pita_status_t};
+use crate::panics;
 
 thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs the body of an exported function and turns its result into a status.
 pub fn guard(body: impl FnOnce() -> Result<()>) -> pita_status_t {
-    silence_panics();
-    let outer = INSIDE.replace(true);
-    // Unwind safety: what a panic leaves half done is a leased connection, which is then thrown away.
-    let result = panic::catch_unwind(AssertUnwindSafe(body));
-    INSIDE.set(outer);
-    let error = match result {
-        Ok(Ok(())) => return PITA_OK,
-        Ok(Err(error)) => error,
-        Err(payload) => {
-            let error = Error::new(Kind::Panic, format!("a bug in pita-redis: {}", panic_text(&*payload)));
-            // Dropping a payload may panic once more.
-            std::mem::forget(payload);
-            log::emit(Level::Error, || error.message.clone());
-            error
+    match panics::contain(body).and_then(|result| result) {
+        Ok(()) => PITA_OK,
+        Err(error) => {
+            remember(&error);
+            error.status()
         }
-    };
-    remember(&error);
-    error.status()
+    }
 }
 
 fn remember(error: &Error) {
@@ -47,25 +31,6 @@ fn remember(error: &Error) {
 pub fn last_error() -> *const c_char {
     const NONE: &CStr = c"";
     LAST_ERROR.try_with(|last| last.borrow().as_ptr()).unwrap_or(NONE.as_ptr())
-}
-
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
-}
-
-/// A library prints nothing: Rust's panic message stays out of stderr, for panics of ours only.
-fn silence_panics() {
-    static DONE: OnceBool = OnceBool::new();
-    DONE.get_or_init(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !INSIDE.try_with(Cell::get).unwrap_or(false) {
-                previous(info);
-            }
-        }));
-        true
-    });
 }
 
 #[cfg(test)]

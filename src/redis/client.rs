@@ -14,12 +14,14 @@ use super::config::Config;
 use super::connection::{Exchange, Refusal, refused};
 use super::pipeline::Pipeline;
 use super::pool::{Lease, Pool};
+use super::socket::Patience;
 use super::stats::{Snapshot, Stats};
 use super::ttl::Renewals;
 use super::writer::Writer;
 use super::{autostart, tls};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
+use crate::panics;
 use crate::process::{self, with_signals_blocked};
 
 /// A pool of connections and all that is known of it.
@@ -39,6 +41,8 @@ pub struct Client {
 }
 
 static CURRENT: ArcSwapOption<Client> = ArcSwapOption::const_empty();
+/// The one that is being closed, while it writes what is queued.
+static CLOSING: ArcSwapOption<Client> = ArcSwapOption::const_empty();
 
 /// While Redis is away it is looked for at growing intervals, from the first to the last.
 const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -46,6 +50,10 @@ const PROBE_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Durati
 /// Opens the process's pool; connects to nothing yet, unless it may have to start a server. Once more with equal settings
 /// is fine, with others an error.
 pub fn open(config: Config) -> Result<()> {
+    if let Some(writer) = closing().as_ref().and_then(|client| client.writer.as_ref()) {
+        // What is stored from now on belongs behind it.
+        writer.queue.await_end();
+    }
     loop {
         if let Some(client) = find() {
             if *client.pool.config() == config {
@@ -75,11 +83,20 @@ pub fn current() -> Result<Arc<Client>> {
 /// Closes the pool. Calls under way end as they would have; closing twice is fine. Records that are queued are written
 /// before, for the pool's timeout at most; fails where some were not stored.
 pub fn close() -> Result<()> {
-    let _ = find();
-    match CURRENT.swap(None) {
-        Some(client) => client.writer.as_ref().map_or(Ok(()), |writer| writer.close(client.deadline())),
-        None => Ok(()),
+    let open = find();
+    if let Some(client) = &open {
+        CLOSING.store(Some(client.clone()));
+        drop(CURRENT.compare_and_swap(client, None));
     }
+    let Some(client) = open.or_else(closing) else { return Ok(()) };
+    let result = client.writer.as_ref().map_or(Ok(()), |writer| writer.close(client.deadline()));
+    drop(CLOSING.compare_and_swap(&client, None));
+    result
+}
+
+/// The client that another thread of this process is closing, if any.
+fn closing() -> Option<Arc<Client>> {
+    CLOSING.load_full().filter(|client| client.is_this_process())
 }
 
 /// The open client, if any. In a forked child it is one of the child's own, with the parent's settings.
@@ -164,13 +181,13 @@ impl Client {
         &self,
         pool: &Pool,
         pack: impl FnOnce(u64) -> Pipeline,
-        deadline: Instant,
+        patience: Patience,
     ) -> Result<(Pipeline, Exchange)> {
         static BROKEN: Limit = Limit::new();
-        let mut connection = self.lend(pool, deadline)?;
-        let pipeline = pack(connection.server_time(deadline));
+        let mut connection = self.lend(pool, patience.deadline)?;
+        let pipeline = pack(connection.server_time(patience.deadline));
         let start = Instant::now();
-        let exchange = connection.exchange(&pipeline.packed, pipeline.len(), deadline);
+        let exchange = connection.exchange(&pipeline.packed, pipeline.len(), patience);
         let took = start.elapsed();
         self.stats.round_trips.record(took);
         self.stats.bytes_sent.fetch_add(exchange.sent as u64, Relaxed);
@@ -245,7 +262,12 @@ impl Client {
             writer.queue.nudge();
         }
         let me = self.me.clone();
-        let look = move || look_for_redis(&me);
+        let look = move || {
+            if panics::contain(|| look_for_redis(&me)).is_err() {
+                // Then each call has to find out for itself.
+                me.upgrade().map(|client| client.came_back());
+            }
+        };
         let thread = with_signals_blocked(|| thread::Builder::new().name("pita-probe".into()).spawn(look));
         if thread.is_err() {
             // Then each call has to find out for itself.
@@ -267,7 +289,7 @@ impl Client {
     pub(super) fn ask_each(&self, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Answer, Lost> {
         let mut was_sent = false;
         for attempt in 0.. {
-            let error = match self.exchange(&self.pool, pack, deadline) {
+            let error = match self.exchange(&self.pool, pack, deadline.into()) {
                 Ok((_, Exchange { failure: None, replies, .. })) => {
                     return Ok(Answer { replies, is_repeated: was_sent });
                 }

@@ -11,7 +11,7 @@ use redis::{Parser, ServerError, ServerErrorKind, Value};
 
 use super::address;
 use super::config::Config;
-use super::socket::{Socket, Timed};
+use super::socket::{Patience, Socket, Timed};
 use super::tls::{self, Tls};
 use crate::error::{Error, Kind, Result};
 
@@ -116,7 +116,7 @@ impl Connection {
         let unavailable = |why: String| Error::new(Kind::Unavailable, format!("no connection to {config}: {why}"));
         let socket = address::connect(&config.address, deadline);
         let socket = socket.map_err(|error| unavailable(error.to_string()))?;
-        let mut timed = socket.until(deadline);
+        let mut timed = socket.within(deadline.into());
         let tls = tls.as_ref().map(|settings| Tls::agree(settings, &mut timed)).transpose();
         let tls = tls.map_err(|error| unavailable(format!("TLS handshake: {}", reason(&error, timed.failure))))?;
         Ok(Connection { socket, tls, parser: Parser::new(), clock: None, broken: false })
@@ -140,7 +140,7 @@ impl Connection {
         let mut packed = Vec::new();
         commands.iter().for_each(|command| command.write_packed_command(&mut packed));
         let at = Instant::now();
-        let exchange = self.exchange(&packed, commands.len(), deadline);
+        let exchange = self.exchange(&packed, commands.len(), deadline.into());
         for (i, reply) in exchange.replies.iter().enumerate() {
             if let Value::ServerError(error) = reply {
                 // A user may lack the right to PING, or to ask for the time, and yet have all that is needed.
@@ -171,7 +171,7 @@ impl Connection {
             return Ok(());
         }
         let at = Instant::now();
-        let exchange = self.exchange(&redis::cmd("TIME").get_packed_command(), 1, deadline);
+        let exchange = self.exchange(&redis::cmd("TIME").get_packed_command(), 1, deadline.into());
         if let Some(error) = exchange.failure {
             return Err(error);
         }
@@ -179,11 +179,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends `packed`, which holds `commands` commands, and reads as many replies, all by `deadline`.
-    pub fn exchange(&mut self, packed: &[u8], commands: usize, deadline: Instant) -> Exchange {
+    /// Sends `packed`, which holds `commands` commands, and reads as many replies, all within `patience`.
+    pub fn exchange(&mut self, packed: &[u8], commands: usize, patience: Patience) -> Exchange {
         self.broken = true;
         let mut result = Exchange { replies: Vec::with_capacity(commands), sent: 0, received: 0, failure: None };
-        let mut wire = Wire { timed: self.socket.until(deadline), tls: self.tls.as_mut() };
+        let mut wire = Wire { timed: self.socket.within(patience), tls: self.tls.as_mut() };
         if let Err(error) = wire.send(packed, &mut result.sent) {
             result.failure = Some(lost("sending", &reason(&error, wire.timed.failure.take())));
         }
@@ -263,6 +263,23 @@ fn lost(doing: &str, error: &io::Error) -> Error {
         io::ErrorKind::UnexpectedEof => Error::new(Kind::Unavailable, format!("the server hung up, {doing}")),
         _ => Error::new(Kind::Unavailable, format!("connection lost {doing}: {error}")),
     }
+}
+
+/// Whether a refusal is no fault of the command's, and passes: the server is not ready for it now.
+pub fn is_passing(error: &ServerError) -> bool {
+    const CODES: [&str; 10] = [
+        "LOADING",
+        "BUSY",
+        "OOM",
+        "READONLY",
+        "MISCONF",
+        "NOREPLICAS",
+        "MASTERDOWN",
+        "TRYAGAIN",
+        "CLUSTERDOWN",
+        "NOAUTH",
+    ];
+    CODES.contains(&error.code()) || is_full(error)
 }
 
 fn is_full(error: &ServerError) -> bool {

@@ -8,6 +8,9 @@ use super::chunk::Entry;
 use super::store::{Placement, Write};
 use crate::metrics::Metrics;
 
+/// Records at most that are put together: one command of them is soon sent and executed.
+const MOST: usize = 1024;
+
 /// Writes that do what some entries would have done one by one.
 pub struct Merged<'a> {
     groups: Vec<Group<'a>>,
@@ -18,6 +21,8 @@ pub struct Merged<'a> {
 struct Group<'a> {
     id: &'a str,
     placement: Placement,
+    /// How many groups of this id come before it.
+    turn: usize,
     /// Its part of the records.
     range: Range<usize>,
     /// Records of its entries. Those that replace others of the group count as well.
@@ -27,13 +32,12 @@ struct Group<'a> {
 impl Group<'_> {
     /// At which of the group's records an entry begins that comes right behind it or replaces some of it.
     fn position(&self, entry: &Entry<'_>) -> Option<usize> {
-        match (self.placement, entry.placement) {
-            (Placement::Append, Placement::Append) => Some(self.range.len()),
-            (Placement::At(first), Placement::At(index)) => {
-                usize::try_from(index.checked_sub(first)?).ok().filter(|position| *position <= self.range.len())
-            }
-            _ => None,
-        }
+        let position = match (self.placement, entry.placement) {
+            (Placement::Append, Placement::Append) => self.range.len(),
+            (Placement::At(first), Placement::At(index)) => usize::try_from(index.checked_sub(first)?).ok()?,
+            _ => return None,
+        };
+        (position <= self.range.len() && position + entry.len() <= MOST).then_some(position)
     }
 }
 
@@ -46,11 +50,16 @@ impl<'a> Merged<'a> {
         let mut latest = HashMap::new();
         for entry in entries.clone() {
             let group = latest.entry(entry.id).or_insert(usize::MAX);
-            let position = groups.get(*group).and_then(|group| group.position(&entry)).unwrap_or_else(|| {
-                *group = groups.len();
-                groups.push(Group { id: entry.id, placement: entry.placement, range: 0..0, accepted: 0 });
-                0
-            });
+            let before = groups.get(*group).map(|group| (group.turn, group.position(&entry)));
+            let position = match before {
+                Some((_, Some(position))) => position,
+                _ => {
+                    let turn = before.map_or(0, |(turn, _)| turn + 1);
+                    *group = groups.len();
+                    groups.push(Group { id: entry.id, placement: entry.placement, turn, range: 0..0, accepted: 0 });
+                    0
+                }
+            };
             let target = &mut groups[*group];
             target.range.end = target.range.end.max(position + entry.len());
             target.accepted += entry.len() as u64;
@@ -69,9 +78,14 @@ impl<'a> Merged<'a> {
         Merged { groups, records }
     }
 
-    /// Each write, and how many records were accepted for it.
-    pub fn writes(&self) -> impl Iterator<Item = (Write<'_>, u64)> {
-        self.groups.iter().map(|group| {
+    /// How many turns it takes: a request's writes are to be done one after the other.
+    pub fn turns(&self) -> usize {
+        self.groups.iter().map(|group| group.turn + 1).max().unwrap_or(0)
+    }
+
+    /// Each write of a turn, and how many records were accepted for it. No two are of one request.
+    pub fn writes(&self, turn: usize) -> impl Iterator<Item = (Write<'_>, u64)> {
+        self.groups.iter().filter(move |group| group.turn == turn).map(|group| {
             let records = &self.records[group.range.clone()];
             (Write { id: group.id, placement: group.placement, records }, group.accepted)
         })
@@ -107,7 +121,7 @@ mod tests {
             let numbers = write.records.iter().map(|record| record.log_norm as u32).collect();
             (write.id.to_string(), index, numbers, accepted)
         };
-        merged.writes().map(show).collect()
+        (0..merged.turns()).flat_map(|turn| merged.writes(turn)).map(show).collect()
     }
 
     fn check(pushed: &[Pushed], expected: &[(&str, Option<u64>, &[u32], u64)]) {
@@ -139,6 +153,22 @@ mod tests {
             &[("a", Some(5), vec![1]), ("a", Some(7), vec![2]), ("a", Some(4), vec![3]), ("a", None, vec![4])],
             &[("a", Some(5), &[1], 1), ("a", Some(7), &[2], 1), ("a", Some(4), &[3], 1), ("a", None, &[4], 1)],
         );
+    }
+
+    #[test]
+    fn a_command_does_not_grow_without_end() {
+        let all = [
+            ("a", Some(0), vec![7; MOST - 1]),
+            ("a", Some(MOST as u64 - 1), vec![1]),
+            ("a", Some(MOST as u64), vec![2]),
+        ];
+        let chunk = chunk_of(&all);
+        let merged = Merged::of(chunk.entries());
+        let sizes = |turn| merged.writes(turn).map(|(write, _)| write.records.len()).collect::<Vec<_>>();
+        assert_eq!((merged.turns(), sizes(0), sizes(1)), (2, vec![MOST], vec![1]));
+        // One call's records stay together.
+        let chunk = chunk_of(&[("a", None, vec![1]), ("a", None, vec![7; 2 * MOST])]);
+        assert_eq!(Merged::of(chunk.entries()).turns(), 2);
     }
 
     /// What a server makes of writes: refuses those past the end, replaces, appends.

@@ -14,10 +14,12 @@ use super::store::Write;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{lock, wait_until};
 
+/// Records at most for which memory is made ahead: 13 MB of addresses. Beyond them a store in some hundred allocates.
+const RESERVED: usize = 1 << 17;
 /// Ids are told apart by so many numbers; two that share one wait for each other's records.
 const SLOTS: usize = 4096;
-/// Chunks at most that the writer gets at once: some thousand records, which a server stores within milliseconds.
-const BATCH: usize = 4;
+/// Records that the writer gets at once, about: a server stores them within milliseconds.
+const BATCH: usize = 3000;
 /// After work the writer looks for more by itself for so long, so that no step of a decoding engine has to wake it: that
 /// takes ten times as long as all else in a call.
 const LINGER: Duration = Duration::from_millis(100);
@@ -64,8 +66,10 @@ struct State {
     losses: Option<Losses>,
     /// When the writer has to end.
     closing: Option<Instant>,
-    /// Whoever closed the queue waits no more.
-    is_abandoned: bool,
+    /// Whether somebody waits for that, and tells what was not written.
+    is_close_awaited: bool,
+    /// Nothing more is written, and why.
+    ended: Option<Error>,
 }
 
 /// What the thread does.
@@ -126,6 +130,22 @@ impl State {
         true
     }
 
+    /// Some full chunks, or the last one.
+    fn take(&mut self) -> Vec<Chunk> {
+        let mut records = 0;
+        let is_room = |chunk: &Chunk| {
+            records += chunk.records();
+            records <= BATCH
+        };
+        let count = self.chunks.iter().map(is_room).take_while(|is_room| *is_room).count();
+        self.chunks.drain(..count.max(1)).collect()
+    }
+
+    /// Whether nothing more is to be written.
+    fn is_over(&self) -> bool {
+        self.ended.is_some() || self.closing.is_some_and(|closing| closing <= Instant::now())
+    }
+
     /// Whether the writer is to be woken for what was pushed.
     fn wants_writer(&mut self) -> bool {
         let wants = match self.writer {
@@ -161,7 +181,8 @@ impl Queue {
             trouble: None,
             losses: None,
             closing: None,
-            is_abandoned: false,
+            is_close_awaited: false,
+            ended: None,
         };
         Queue {
             capacity,
@@ -172,10 +193,11 @@ impl Queue {
         }
     }
 
-    /// Makes all chunks that ids of usual length will need. What is never used stays untouched, and costs only addresses.
+    /// Makes the chunks that ids of usual length will need, for a queue of usual size. One that is never used costs little
+    /// but addresses.
     pub fn reserve(&self) {
         let mut state = lock(&self.state);
-        let wanted = chunk::count_for(self.capacity);
+        let wanted = chunk::count_for(self.capacity.min(RESERVED));
         let missing = wanted.saturating_sub(state.spare.len() + state.chunks.len());
         // Where memory does not suffice, chunks are made when needed, or the queue counts as full.
         if state.spare.try_reserve(missing).is_ok() && state.chunks.try_reserve(wanted).is_ok() {
@@ -187,7 +209,8 @@ impl Queue {
     /// all; while nothing moves, only the first one to find that out does.
     pub fn push(&self, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
         let mut state = lock(&self.state);
-        let mut deadline = None;
+        // When it ends, and what was settled when it began.
+        let mut wait = None;
         for write in writes {
             let slot = self.slot(write.id);
             state = loop {
@@ -195,13 +218,19 @@ impl Queue {
                     done(result);
                     break state;
                 }
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
+                let (deadline, before) = *wait.get_or_insert_with(|| (Instant::now() + timeout, state.settled));
                 self.hurry(&mut state);
-                state = wait_until(&self.progress, state, deadline).unwrap_or_else(|| {
-                    let mut state = lock(&self.state);
-                    state.stuck_at = Some(state.settled);
-                    state
-                });
+                match wait_until(&self.progress, state, deadline) {
+                    Some(guard) => state = guard,
+                    None => {
+                        state = lock(&self.state);
+                        if state.settled == before {
+                            state.stuck_at = Some(before);
+                        }
+                        done(Err(self.full(&state, write)));
+                        break state;
+                    }
+                }
             };
         }
         let wants_writer = state.wants_writer();
@@ -218,18 +247,23 @@ impl Queue {
             let message = format!("request {id:?}: count is {count}: the queue holds at most {capacity} records");
             return Some(Err(Error::invalid(message)));
         }
-        if state.closing.is_some() {
-            return Some(Err(Error::new(Kind::NotOpen, "the pool was closed")));
+        match &state.ended {
+            Some(error) if error.kind == Kind::Panic => return Some(Err(error.clone())),
+            None if state.closing.is_none() => {}
+            _ => return Some(Err(Error::new(Kind::NotOpen, "the pool was closed"))),
         }
         if state.queued() + count as u64 <= capacity as u64 && state.add(write, slot) {
             return Some(Ok(()));
         }
-        if self.is_written_here() || state.stuck_at == Some(state.settled) {
-            let (queued, trouble) = (state.queued(), state.trouble.as_deref().unwrap_or("Redis is too slow"));
-            let message = format!("request {id:?}: not stored: {queued} of {capacity} records are queued: {trouble}");
-            return Some(Err(Error::new(Kind::QueueFull, message)));
-        }
-        None
+        let is_hopeless = self.is_written_here() || state.stuck_at == Some(state.settled);
+        is_hopeless.then(|| Err(self.full(state, write)))
+    }
+
+    fn full(&self, state: &State, write: &Write<'_>) -> Error {
+        let (id, queued, capacity) = (write.id, state.queued(), self.capacity);
+        let trouble = state.trouble.as_deref().unwrap_or("Redis is too slow");
+        let message = format!("request {id:?}: not stored: {queued} of {capacity} records are queued: {trouble}");
+        Error::new(Kind::QueueFull, message)
     }
 
     fn slot(&self, id: &str) -> usize {
@@ -258,13 +292,9 @@ impl Queue {
     pub fn next(&self) -> Option<Vec<Chunk>> {
         let idle_since = Instant::now();
         let mut state = lock(&self.state);
-        loop {
-            if state.is_abandoned {
-                return None;
-            }
+        while !state.is_over() {
             if !state.chunks.is_empty() {
-                let count = state.chunks.len().min(BATCH);
-                return Some(state.chunks.drain(..count).collect());
+                return Some(state.take());
             }
             if state.closing.is_some() {
                 return None;
@@ -277,6 +307,7 @@ impl Queue {
             };
             state.writer = Writer::Works;
         }
+        None
     }
 
     /// The fate of all records in `chunks` is known. `tally` counts them, so that nobody sees them twice or not at all.
@@ -297,17 +328,29 @@ impl Queue {
         let mut state = lock(&self.state);
         state.trouble = Some(trouble.message.clone());
         let mut was_away = false;
-        while !state.is_abandoned {
+        while !state.is_over() {
             let away = is_away();
             let left = if away { LOOK_AGAIN } else { until.saturating_duration_since(Instant::now()) };
             if (was_away && !away) || left.is_zero() {
                 return true;
             }
             was_away = away;
+            let left =
+                state.closing.map_or(left, |closing| left.min(closing.saturating_duration_since(Instant::now())));
             // Nobody comes back unseen: whoever says so takes the lock.
             state = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         false
+    }
+
+    /// The writer writes nothing more, maybe for a reason of its own. Returns how many records are left of which nobody is told.
+    pub fn end(&self, reason: Option<Error>) -> u64 {
+        let mut state = lock(&self.state);
+        let left = if state.is_close_awaited { 0 } else { state.queued() };
+        state.ended.get_or_insert_with(|| reason.unwrap_or_else(|| Error::new(Kind::NotOpen, "the pool was closed")));
+        drop(state);
+        self.nudge();
+        left
     }
 
     /// When the writer has to end, if that is known.
@@ -346,9 +389,12 @@ impl Queue {
         let mut state = lock(&self.state);
         while state.settled < position {
             is_hopeful()?;
-            let left = position - state.settled;
-            let given_up = |state: &State| Err(Error::new(Kind::Timeout, state.still_queued(left)));
-            if state.is_abandoned || self.is_written_here() {
+            let given_up = |state: &State| {
+                let panic = state.ended.as_ref().filter(|error| error.kind == Kind::Panic);
+                let message = state.still_queued(position.saturating_sub(state.settled));
+                Err(panic.cloned().unwrap_or_else(|| Error::new(Kind::Timeout, message)))
+            };
+            if state.ended.is_some() || self.is_written_here() {
                 return given_up(&state);
             }
             self.hurry(&mut state);
@@ -370,26 +416,35 @@ impl Queue {
 
     /// Takes no more records, and waits until those there are written. Fails where some were not stored, also before.
     pub fn close(&self, deadline: Instant) -> Result<()> {
+        let is_awaited = !self.is_written_here();
         let mut state = lock(&self.state);
         let deadline = *state.closing.get_or_insert(deadline);
+        state.is_close_awaited |= is_awaited;
         drop(state);
         self.nudge();
-        if self.is_written_here() {
+        if !is_awaited {
             return Ok(());
         }
         let flushed = self.flush(deadline);
+        self.end(None);
         let mut state = lock(&self.state);
-        state.is_abandoned = true;
-        let left = state.queued();
-        let result = match flushed {
-            Err(error) if left > 0 => {
+        match flushed {
+            Err(error) if state.queued() > 0 => {
+                let left = counted(state.queued());
                 let losses = state.losses.take().map_or(String::new(), |losses| format!("; {}", losses.into_error()));
-                Err(Error::new(error.kind, format!("{} given up: {}{losses}", counted(left), error.message)))
+                Err(Error::new(error.kind, format!("{left} given up: {}{losses}", error.message)))
             }
             flushed => flushed,
-        };
-        drop(state);
-        self.nudge();
-        result
+        }
+    }
+
+    /// Waits for a close under way: until all is written, or given up.
+    pub fn await_end(&self) {
+        let mut state = lock(&self.state);
+        while !self.is_written_here() && state.ended.is_none() && state.queued() > 0 {
+            let Some(closing) = state.closing else { return };
+            let Some(guard) = wait_until(&self.progress, state, closing) else { return };
+            state = guard;
+        }
     }
 }

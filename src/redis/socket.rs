@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, TcpKeepalive, Type};
 
-use crate::process::Registration;
+use crate::process;
 use crate::sync::lock;
 
 /// An idle connection asks for a sign of life after so long.
@@ -69,8 +69,7 @@ pub struct Socket {
 impl Socket {
     /// Connects within `timeout`.
     pub fn connect(address: &SockAddr, timeout: Duration) -> io::Result<Self> {
-        static REGISTERED: Registration = Registration::new();
-        REGISTERED.at_fork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child));
+        process::at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
         let socket = Self::new(address.domain())?;
         socket.socket.connect_timeout(address, timeout)?;
         if address.domain() != Domain::UNIX {
@@ -90,9 +89,9 @@ impl Socket {
         Ok(Socket { socket: ManuallyDrop::new(socket), entry })
     }
 
-    /// The socket with a deadline.
-    pub fn until(&self, deadline: Instant) -> Timed<'_> {
-        Timed { socket: &self.socket, deadline, received: 0, failure: None }
+    /// The socket, whose reads and writes end in time.
+    pub fn within(&self, patience: Patience) -> Timed<'_> {
+        Timed { socket: &self.socket, patience, received: 0, failure: None }
     }
 
     /// Whether an idle socket can be of no use: the other side has hung up, or said something unasked.
@@ -116,10 +115,25 @@ impl Drop for Socket {
     }
 }
 
-/// Reads and writes until a deadline, counts the bytes that came, and remembers why it stopped.
+/// How long an exchange may take.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// When it has to be done.
+    pub deadline: Instant,
+    /// How long nothing may move.
+    pub stall: Duration,
+}
+
+impl From<Instant> for Patience {
+    fn from(deadline: Instant) -> Self {
+        Patience { deadline, stall: Duration::MAX }
+    }
+}
+
+/// Reads and writes as long as there is time, counts the bytes that came, and remembers why it stopped.
 pub struct Timed<'a> {
     socket: &'a socket2::Socket,
-    deadline: Instant,
+    patience: Patience,
     /// Bytes read.
     pub received: usize,
     /// The error that ended the last read or write, also where a layer above has replaced it.
@@ -130,7 +144,8 @@ impl Timed<'_> {
     /// Repeats `step` when a signal came between; `step` gets the time that is left.
     fn repeat(&mut self, mut step: impl FnMut(&socket2::Socket, Duration) -> io::Result<usize>) -> io::Result<usize> {
         let failure = loop {
-            match remaining(self.deadline).and_then(|left| step(self.socket, left)) {
+            let left = remaining(self.patience.deadline).map(|left| left.min(self.patience.stall));
+            match left.and_then(|left| step(self.socket, left)) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // How the kernel says that a socket's timeout has passed.

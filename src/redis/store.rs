@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::client::Client;
 use super::pipeline::Pipeline;
 use super::pool::Pool;
+use super::socket::Patience;
 use super::task::{self, Call, Task};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
@@ -76,7 +77,7 @@ impl Client {
             if tasks.iter().all(Task::is_done) {
                 break;
             }
-            let Err(failure) = self.attempt(&self.pool, &mut tasks, deadline) else { continue };
+            let Err(failure) = self.attempt(&self.pool, &mut tasks, deadline.into()) else { continue };
             // Without a server, only what is in doubt is worth waiting for.
             let is_worth_it = failure.connected || tasks.iter().any(|task| task.in_doubt() && !task.is_done());
             if failure.error.kind == Kind::Timeout || !is_worth_it || !self.pause(attempt, deadline) {
@@ -87,7 +88,7 @@ impl Client {
     }
 
     /// One round trip over a connection of `pool` for all tasks that are not done.
-    pub(super) fn attempt(&self, pool: &Pool, tasks: &mut [Task<'_>], deadline: Instant) -> Result<(), Failure> {
+    pub(super) fn attempt(&self, pool: &Pool, tasks: &mut [Task<'_>], patience: Patience) -> Result<(), Failure> {
         let ttl_ms = self.pool.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
         let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| !task.is_done()).collect();
         // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task.
@@ -98,7 +99,7 @@ impl Client {
             calls.iter().for_each(|call| pipeline.push(&call.command(ttl_ms, too_late)));
             pipeline
         };
-        let exchanged = self.exchange(pool, pack, deadline);
+        let exchanged = self.exchange(pool, pack, patience);
         let (pipeline, exchange) = exchanged.map_err(|error| Failure { error, connected: false })?;
         self.stats.retried.fetch_add(calls.iter_mut().map(Call::sent).sum(), Relaxed);
         for (call, reply) in calls.iter_mut().zip(&exchange.replies) {

@@ -49,6 +49,8 @@ impl Client {
         let end = Instant::now() + timeout;
         let mut nap = Duration::from_micros(50);
         loop {
+            // As long as there is time to wait, there is to wait for the queue.
+            self.flush_request(id, end.max(self.deadline()))?;
             let taken = self.take_if(id, Wanted { least: expected, most: room }, self.deadline())?;
             let left = end.saturating_duration_since(Instant::now());
             match taken {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use redis::{Cmd, ServerErrorKind, Value};
+use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
 use super::client::{Client, unexpected};
-use super::connection::refused;
+use super::connection::{is_passing, refused};
 use super::pipeline::STORE;
 use super::store::{Placement, Write};
 use crate::error::{Error, Kind, Result};
@@ -51,6 +51,8 @@ enum Outcome {
     Stored,
     /// The server's refusal.
     Refused(Error),
+    /// The refusal of a server that may take it in a moment.
+    NotReady(Error),
     /// No answer, for this reason.
     Failed(Error),
 }
@@ -86,7 +88,7 @@ impl<'a> Task<'a> {
     pub fn is_news(&self) -> bool {
         match self.outcome {
             Some(Outcome::Stored) => false,
-            Some(Outcome::Refused(_)) => true,
+            Some(Outcome::Refused(_) | Outcome::NotReady(_)) => true,
             _ => self.in_doubt,
         }
     }
@@ -99,11 +101,19 @@ impl<'a> Task<'a> {
     /// Takes back the refusal of a server that is not ready, such as one that loads its data, and returns it.
     pub fn retry_when_ready(&mut self) -> Option<Error> {
         match self.outcome.take() {
-            Some(Outcome::Refused(error)) if error.kind == Kind::Unavailable => Some(error),
+            Some(Outcome::NotReady(error)) => Some(error),
             outcome => {
                 self.outcome = outcome;
                 None
             }
+        }
+    }
+
+    /// Time has passed: what was known of the list's life is not true any more.
+    pub fn was_delayed(&mut self, client: &Client) {
+        self.renews = client.renewals.is_some();
+        if self.form == Form::PushExisting {
+            self.form = Form::Script;
         }
     }
 
@@ -112,7 +122,7 @@ impl<'a> Task<'a> {
         let id = self.write.id;
         let cause = match self.outcome {
             Some(Outcome::Stored) => return Ok(()),
-            Some(Outcome::Refused(error) | Outcome::Failed(error)) => error,
+            Some(Outcome::Refused(error) | Outcome::NotReady(error) | Outcome::Failed(error)) => error,
             None => Error::new(Kind::Unavailable, "it was not sent"),
         };
         // A refusal of the repetition says nothing of what was sent before.
@@ -156,6 +166,7 @@ impl<'a> Task<'a> {
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
                 self.form = Form::UnknownScript;
             }
+            Value::ServerError(error) if is_passing(error) => self.outcome = Some(Outcome::NotReady(refused(error))),
             Value::ServerError(error) => self.outcome = Some(Outcome::Refused(refused(error))),
             other => self.outcome = Some(Outcome::Refused(unexpected(other))),
         }
@@ -188,6 +199,11 @@ impl<'a> Task<'a> {
             && self.renews == other.renews
             && self.at_any_time == other.at_any_time
     }
+}
+
+/// Whether each write would be refused the same.
+fn is_of_all(error: &ServerError) -> bool {
+    error.kind() == Some(ServerErrorKind::NoScript) || is_passing(error)
 }
 
 /// Puts tasks of one key in the form that neither a forgotten script nor a missing list sends into another round, where
@@ -267,7 +283,7 @@ impl Call<'_, '_, '_> {
                 tasks.iter_mut().zip(answers).for_each(|(task, answer)| task.settle(answer, client));
             }
             // Nothing was stored. It may be one key that the user has no right to: each write is to hear for itself.
-            Value::ServerError(error) if tasks.len() > 1 && error.kind() != Some(ServerErrorKind::NoScript) => {
+            Value::ServerError(error) if tasks.len() > 1 && !is_of_all(error) => {
                 tasks.iter_mut().for_each(|task| task.form = Form::WholeScript);
             }
             answer => tasks.iter_mut().for_each(|task| task.settle(answer, client)),

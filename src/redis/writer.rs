@@ -11,16 +11,20 @@ use super::client::Client;
 use super::merge::Merged;
 use super::pool::Pool;
 use super::queue::{Losses, Queue};
+use super::socket::Patience;
 use super::store::{Placement, Write};
-use super::task::{self, Task};
+use super::task::Task;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
+use crate::panics;
 use crate::process::with_signals_blocked;
 use crate::sync::lock;
 
-/// A round trip of the writer's may take so long even where calls have less time: nobody waits for it, and an append whose
-/// answer comes too late is lost.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// So long nothing may move in a round trip of the writer's: within these bounds, as long as a call has time. Nobody waits
+/// for it, an append whose answer comes too late is lost, and a connection that is dead must not hold it for long.
+const STALL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// So long a round trip may take in all, however slow the network.
+const LONGEST: Duration = Duration::from_secs(60);
 /// Between attempts where Redis is there, but takes nothing: from the first to the last.
 const RESTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 
@@ -87,41 +91,69 @@ impl Client {
     fn write_out(self: Arc<Self>) {
         let Some(writer) = &self.writer else { return };
         writer.queue.write_here();
-        while let Some(chunks) = writer.queue.next() {
-            if !self.deliver(writer, chunks) {
-                return;
+        let result =
+            panics::contain(|| while writer.queue.next().is_some_and(|chunks| self.deliver(writer, chunks)) {});
+        // In a child that goes on from a log callback, the locks may be held.
+        if self.is_this_process() {
+            let left = writer.queue.end(result.err());
+            if left > 0 {
+                log::emit(Level::Error, || {
+                    format!("{left} queued records were given up: no time was left after the close")
+                });
             }
         }
     }
 
-    /// Stores all of `chunks`, or finds out that it cannot be stored. False where nobody waits for that any more.
+    /// Stores all of `chunks`, or finds out that it cannot be stored. False where there is no time left for that.
     fn deliver(&self, writer: &Writer, chunks: Vec<Chunk>) -> bool {
         let merged = Merged::of(chunks.iter().flat_map(Chunk::entries));
-        let (mut tasks, accepted): (Vec<Task<'_>>, Vec<u64>) =
-            merged.writes().map(|(write, accepted)| (Task::new(write, self), accepted)).unzip();
-        task::keep_order(&mut tasks);
-        let mut rest = RESTS.0;
-        while !tasks.iter().all(Task::is_done) {
-            let deadline = Instant::now() + self.pool.config().timeout.max(PATIENCE);
-            let deadline = writer.queue.closing().map_or(deadline, |closing| closing.min(deadline));
-            self.settle_claims(deadline);
-            let failure = self.attempt(&writer.pool, &mut tasks, deadline).err().map(|failure| failure.error);
-            let not_ready = tasks.iter_mut().filter_map(Task::retry_when_ready).last();
-            if let Some(error) = failure.or(not_ready) {
-                let is_away = || self.breaker.check().is_err();
-                if !self.is_this_process() || !writer.queue.rest(&error, Instant::now() + rest, is_away) {
-                    return false;
-                }
-                rest = (rest * 2).min(RESTS.1);
+        let mut fates = Vec::new();
+        for turn in 0..merged.turns() {
+            let (mut tasks, accepted): (Vec<Task<'_>>, Vec<u64>) =
+                merged.writes(turn).map(|(write, accepted)| (Task::new(write, self), accepted)).unzip();
+            if !self.persist(writer, &mut tasks) {
+                return false;
             }
+            fates.extend(tasks.into_iter().zip(accepted).map(|(task, accepted)| Fate::of(task, accepted)));
         }
-        let fates: Vec<Fate> =
-            tasks.into_iter().zip(accepted).map(|(task, accepted)| Fate::of(task, accepted)).collect();
+        // A log callback may have forked.
+        if !self.is_this_process() {
+            return false;
+        }
         let losses = fates.iter().filter_map(Fate::loss).reduce(Losses::and);
         drop(merged);
         writer.queue.settle(chunks, losses, || {
             fates.iter().for_each(|fate| self.stats.count(fate.placement, fate.accepted, &fate.result));
         });
+        true
+    }
+
+    /// Attempts to store tasks, each of another list, until all are done. False where there is no time left for that.
+    fn persist(&self, writer: &Writer, tasks: &mut [Task<'_>]) -> bool {
+        let (mut rest, mut stall) = (RESTS.0, self.pool.config().timeout.clamp(STALL.0, STALL.1));
+        while !tasks.iter().all(Task::is_done) {
+            // What a take of this process left in doubt belongs before what is stored now.
+            self.settle_claims(self.deadline());
+            let deadline = Instant::now() + LONGEST;
+            let deadline = writer.queue.closing().map_or(deadline, |closing| closing.min(deadline));
+            let failure = self.attempt(&writer.pool, tasks, Patience { deadline, stall }).err();
+            let not_ready = tasks.iter_mut().filter_map(Task::retry_when_ready).last();
+            if not_ready.is_some() {
+                // The address may lead to another server by now.
+                writer.pool.forget();
+            }
+            let Some(error) = failure.map(|failure| failure.error).or(not_ready) else { continue };
+            let is_away = || self.breaker.check().is_err();
+            if !self.is_this_process() || !writer.queue.rest(&error, Instant::now() + rest, is_away) {
+                return false;
+            }
+            tasks.iter_mut().for_each(|task| task.was_delayed(self));
+            rest = (rest * 2).min(RESTS.1);
+            if error.kind == Kind::Timeout {
+                // It may be that much work.
+                stall = (stall * 2).min(LONGEST);
+            }
+        }
         true
     }
 }
