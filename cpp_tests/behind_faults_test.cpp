@@ -117,7 +117,9 @@ class BehindFaults : public testing::Test {
 
     RedisServer server;
     Session session;
-    std::mt19937 random{std::random_device()()};
+    const unsigned seed = std::random_device()();
+    std::mt19937 random{seed};
+    const testing::ScopedTrace trace{__FILE__, __LINE__, "seed " + std::to_string(seed)};
 };
 
 TEST_F(BehindFaults, AServerThatIsKilledAndStartedAgainLosesAndDoublesNothingThatIsIndexed) {
@@ -228,6 +230,7 @@ TEST_F(BehindFaults, TheCountersAddUpAtAnyTime) {
                 status = store_at("indexed", static_cast<std::int64_t>(next), records(count));
                 next += status == PITA_OK ? count : 0;
             }
+            ASSERT_TRUE(status == PITA_OK || status == PITA_ERR_QUEUE_FULL) << shown(status);
             accepted += status == PITA_OK ? count : 0;
         }
         expect_sum(accepted);

@@ -448,3 +448,75 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::redis::Placement;
+    use std::thread;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn push(queue: &Queue, count: usize, timeout: Duration) -> Result<()> {
+        let records = vec![Metrics::default(); count];
+        let mut result = Ok(());
+        queue.push(&[Write { id: "a", placement: Placement::Append, records: &records }], timeout, |it| result = it);
+        result
+    }
+
+    fn is_full(result: &Result<()>) -> bool {
+        matches!(result, Err(error) if error.kind == Kind::QueueFull)
+    }
+
+    /// Who wants more room than there comes to be is refused alone.
+    #[test]
+    fn while_something_moves_everybody_waits_for_room() {
+        let queue = Queue::new(10);
+        push(&queue, 6, LONG).unwrap();
+        let chunks = queue.next().unwrap();
+        push(&queue, 4, LONG).unwrap();
+        thread::scope(|scope| {
+            let greedy = scope.spawn(|| push(&queue, 8, Duration::from_millis(300)));
+            thread::sleep(Duration::from_millis(50));
+            queue.settle(chunks, None, || {});
+            assert!(is_full(&greedy.join().unwrap()));
+        });
+        push(&queue, 6, LONG).unwrap();
+        for waits in [true, false] {
+            let start = Instant::now();
+            assert!(is_full(&push(&queue, 1, Duration::from_millis(100))));
+            assert_eq!(start.elapsed() >= Duration::from_millis(100), waits);
+        }
+    }
+
+    #[test]
+    fn chunks_come_in_order_and_some_at_a_time() {
+        let queue = Queue::new(1 << 20);
+        for _ in 0..20_000 {
+            push(&queue, 1, LONG).unwrap();
+        }
+        push(&queue, 200_000, LONG).unwrap();
+        let (mut seen, mut sizes) = (0, Vec::new());
+        while seen < 220_000 {
+            let chunks = queue.next().unwrap();
+            sizes.push(chunks.iter().map(Chunk::records).sum::<usize>());
+            seen += sizes[sizes.len() - 1];
+            queue.settle(chunks, None, || {});
+        }
+        assert!(sizes[..sizes.len() - 1].iter().all(|size| *size <= BATCH), "{sizes:?}");
+        assert_eq!(sizes.last(), Some(&200_000));
+        assert_eq!(queue.observe(|queued, most| (queued, most)), (0, 220_000));
+    }
+
+    #[test]
+    fn a_writer_that_ends_by_a_bug_is_told_to_all() {
+        let queue = Queue::new(10);
+        push(&queue, 3, LONG).unwrap();
+        assert_eq!(queue.end(Some(Error::new(Kind::Panic, "a bug"))), 3);
+        assert_eq!(push(&queue, 1, LONG).unwrap_err().kind, Kind::Panic);
+        assert_eq!(queue.flush(Instant::now() + LONG).unwrap_err().kind, Kind::Panic);
+        let error = queue.close(Instant::now() + LONG).unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (Kind::Panic, "3 records were given up: a bug"));
+    }
+}
