@@ -114,10 +114,11 @@ def chart(steps, vocabulary, subtitle):
         label = f"{10**exponent} us" if exponent < 3 else f"{10**(exponent - 3)} ms"
         yield f'<line x1="{left}" x2="{left + width}" y1="{at:.0f}" y2="{at:.0f}" stroke="#ddd"/>'
         yield text(left - 6, at + 4, label, 11, "end", 'fill="#666"')
-    for i, way in enumerate(ways):
-        x = left + i * 190
+    x = left
+    for way in ways:
         yield f'<rect x="{x}" y="56" width="12" height="12" fill="{WAYS[way][1]}"/>'
         yield text(x + 17, 67, WAYS[way][0], 12, "start")
+        x += 50 + 6 * len(WAYS[way][0])
     for i, batch in enumerate(groups):
         middle = left + width * (i + 0.5) / len(groups)
         for j, way in enumerate(ways):

@@ -52,6 +52,21 @@ TEST_F(CppSession, ClosesThePoolWhenAnExceptionPasses) {
     EXPECT_STATUS(PITA_ERR_NOT_OPEN, pita_redis_ping());
 }
 
+TEST_F(CppSession, ClosesWhenItIsToldAndThrowsWhatWasNotStored) {
+    redis.run({"SET", "foreign", "mine"});
+    pita::Session session(server.url("&write=behind"));
+    session.store("foreign", std::vector<float>{1});
+    EXPECT_EQ(error_of([&] { session.close(); }).status(), PITA_ERR_REDIS);
+    EXPECT_STATUS(PITA_ERR_NOT_OPEN, pita_redis_ping());
+    {
+        pita::Session closed(server.url());
+        closed.close();
+        ASSERT_OK(pita_redis_open(server.url().c_str()));
+    }
+    EXPECT_OK(pita_redis_ping()) << "the end of a closed session closes nothing";
+    ASSERT_OK(pita_redis_close());
+}
+
 TEST_F(CppSession, OpensByTheEnvironment) {
     const Environment environment(Variables{{"REDIS_URL", server.url()}});
     const pita::Session session;

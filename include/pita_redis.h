@@ -73,10 +73,11 @@
  * trying, and what was accepted arrives when it is back. The queue holds `queue` records; when it is full, a store
  * waits for `timeout_ms` and then is PITA_ERR_QUEUE_FULL; while nothing moves, further stores are that at once.
  *
- * Three things can keep an accepted record from being stored: Redis refuses it (WRONGTYPE, a gap ...), it is an
- * append whose answer was lost, or it is still queued when pita_redis_close runs out of time. All are logged as
- * PITA_LOG_ERROR, and make the next pita_redis_flush or pita_redis_close fail; the first two are counted in the
- * stats.
+ * Three things can keep an accepted record from being stored: Redis refuses it (WRONGTYPE, a gap, no right to the key
+ * ...), it is an append whose answer was lost, or it is still queued when pita_redis_close runs out of time. All are
+ * logged as PITA_LOG_ERROR, and make the next pita_redis_flush or pita_redis_close fail; the first two are counted in
+ * the stats. A refusal that passes is no such thing: while Redis loads its data, is out of memory, read-only or busy,
+ * the thread keeps trying, as it does while Redis is away.
  *
  * Takes, counts and discards in the same process see what is queued there: they wait for it to be written first.
  * Another process learns of a record when it is stored; pita_take_metrics_wait waits for the last one. A forked child
@@ -339,7 +340,8 @@ extern "C" {
 //         PITA_ERR_PANIC. With `autostart=1` also PITA_ERR_UNAVAILABLE (no server can be started), PITA_ERR_AUTH and
 //         PITA_ERR_REDIS (the server that listens refuses).
 //
-// Blocks: no; with `autostart=1`, until the server answers, for ten seconds at most. Since: 0.1.0.
+// Blocks: no; with `autostart=1`, until the server answers, for ten seconds at most; while another thread closes a pool
+// with `write=behind`, until that is done. Since: 0.1.0.
 pita_status_t pita_redis_open(const char *url);
 
 // Asks Redis for a sign of life.
@@ -368,7 +370,8 @@ pita_status_t pita_redis_flush(uint32_t timeout_ms);
 // Closes the pool and its idle connections. Calls under way in other threads end as they would have.
 //
 // With `write=behind` it takes no more records, writes those that are queued, and ends the thread that writes; a call by a
-// log callback on that thread does not wait for it. What is not stored when time runs out is given up.
+// log callback on that thread does not wait for it. What is not stored when time runs out is given up; what was sent then
+// may be stored all the same. A second close waits for the first, and so does an open.
 //
 // Closing twice, or without having opened, is fine. Afterwards `pita_redis_open` may be called again. The pool is closed,
 // whatever is returned.

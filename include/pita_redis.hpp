@@ -173,9 +173,20 @@ class Session {
     /* From the environment: REDIS_HOST, REDIS_PORT, REDIS_DB ... */
     Session() { check(pita_redis_open(nullptr)); }
     explicit Session(const std::string &url) { check(pita_redis_open(url.c_str())); }
-    ~Session() { pita_redis_close(); }
+    /* With write=behind it writes what is queued, and tells nobody what could not be stored: see close(). */
+    ~Session() {
+        if (!is_closed_) {
+            pita_redis_close();
+        }
+    }
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
+
+    /* Closes the pool before the session's end. With write=behind, throws if records were not stored. */
+    void close() {
+        is_closed_ = true;
+        check(pita_redis_close());
+    }
 
     void ping() const { check(pita_redis_ping()); }
     void flush(std::chrono::milliseconds timeout) const { check(pita_redis_flush(millis(timeout))); }
@@ -230,6 +241,8 @@ class Session {
   private:
     /* Records that a take makes room for at first. */
     static constexpr std::size_t guess = 1024;
+
+    bool is_closed_ = false;
 
     /* Takes with ever more room, until all records fit. */
     template <class Take> static std::vector<Metrics> take_growing(std::size_t room, Take take) {

@@ -75,7 +75,8 @@ unsafe impl Extensible for pita_stats_t {
 ///         PITA_ERR_PANIC. With `autostart=1` also PITA_ERR_UNAVAILABLE (no server can be started), PITA_ERR_AUTH and
 ///         PITA_ERR_REDIS (the server that listens refuses).
 ///
-/// Blocks: no; with `autostart=1`, until the server answers, for ten seconds at most. Since: 0.1.0.
+/// Blocks: no; with `autostart=1`, until the server answers, for ten seconds at most; while another thread closes a pool
+/// with `write=behind`, until that is done. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pita_redis_open(url: *const c_char) -> pita_status_t {
     guard(|| {
@@ -121,7 +122,8 @@ pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
 /// Closes the pool and its idle connections. Calls under way in other threads end as they would have.
 ///
 /// With `write=behind` it takes no more records, writes those that are queued, and ends the thread that writes; a call by a
-/// log callback on that thread does not wait for it. What is not stored when time runs out is given up.
+/// log callback on that thread does not wait for it. What is not stored when time runs out is given up; what was sent then
+/// may be stored all the same. A second close waits for the first, and so does an open.
 ///
 /// Closing twice, or without having opened, is fine. Afterwards `pita_redis_open` may be called again. The pool is closed,
 /// whatever is returned.
