@@ -10,6 +10,7 @@
 
 #include "pita_redis.h"
 #include "support/behind.hpp"
+#include "support/log.hpp"
 #include "support/processes.hpp"
 
 using namespace support;
@@ -63,11 +64,15 @@ class NotReady : public BehindTest {
 };
 
 TEST_F(NotReady, WithoutMemoryItLosesNothing) {
+    Log log;
     redis.run({"CONFIG", "SET", "maxmemory", "1"});
     store(1, tokens);
     EXPECT_TRUE(hears("OOM"));
+    EXPECT_TRUE(log.has(PITA_LOG_WARNING, "OOM"));
     redis.run({"CONFIG", "SET", "maxmemory", "0"});
     expect_all_stored();
+    EXPECT_TRUE(log.has(PITA_LOG_INFO, "takes records again"));
+    EXPECT_FALSE(log.has(PITA_LOG_ERROR, ""));
 }
 
 TEST_F(NotReady, AsAReplicaItLosesNothing) {

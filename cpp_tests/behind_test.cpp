@@ -12,6 +12,7 @@
 #include "pita_redis.h"
 #include "support/behind.hpp"
 #include "support/child.hpp"
+#include "support/log.hpp"
 #include "support/logits.hpp"
 #include "support/processes.hpp"
 
@@ -175,7 +176,7 @@ class FullQueue : public BehindTest {
 TEST_F(FullQueue, HasACallWaitAndThenRefusesIt) {
     pita_status_t status = PITA_OK;
     const milliseconds took = time_of([&] { status = store_at("a", 8, records(1, 8)); });
-    EXPECT_FAILS(PITA_ERR_QUEUE_FULL, status, "\"a\"", "not stored", "8 of 8");
+    EXPECT_FAILS(PITA_ERR_QUEUE_FULL, status, "\"a\"", "not stored", "no room for 1 more", "8 of 8");
     EXPECT_GE(took, timeout);
     EXPECT_LT(took, 10 * timeout);
     EXPECT_EQ(queued(), 8U);
@@ -185,6 +186,7 @@ TEST_F(FullQueue, HasACallWaitAndThenRefusesIt) {
 }
 
 TEST_F(FullQueue, CostsItsCallersTheTimeOnce) {
+    Log log;
     EXPECT_STATUS(PITA_ERR_QUEUE_FULL, append("b", records(1)));
     const milliseconds took = time_of([] {
         for (int i = 0; i < 100; ++i) {
@@ -192,6 +194,7 @@ TEST_F(FullQueue, CostsItsCallersTheTimeOnce) {
         }
     });
     EXPECT_LT(took, timeout) << "a hundred calls more";
+    EXPECT_TRUE(log.has(PITA_LOG_WARNING, "8 of 8"));
     expect_all_arrive(8);
     EXPECT_FALSE(redis.exists("b"));
     ASSERT_OK(append("b", records(1)));
@@ -297,7 +300,7 @@ TEST_F(Behind, ATakeOfWhatCannotBeWrittenInTimeTakesNothing) {
     ASSERT_OK(flush());
     hold();
     ASSERT_OK(store_at("a", 1, records(1, 1)));
-    EXPECT_FAILS(PITA_ERR_TIMEOUT, take("a").status, "\"a\"", "1 of 2 records are still in the queue");
+    EXPECT_FAILS(PITA_ERR_TIMEOUT, take("a").status, "\"a\"", "1 record is still in the queue");
     release();
     EXPECT_TRUE(eventually([] { return take("a").records == records(2); }));
 }

@@ -69,9 +69,12 @@
  *
  * With write=behind in the URL a store computes, copies its records into a queue and returns: microseconds, where a
  * round trip takes ten times as long or more. One thread writes what is queued over a connection of its own, each
- * request's records in their order. So PITA_OK of a store means: accepted. While Redis is away the thread keeps
- * trying, and what was accepted arrives when it is back. The queue holds `queue` records; when it is full, a store
- * waits for `timeout_ms` and then is PITA_ERR_QUEUE_FULL; while nothing moves, further stores are that at once.
+ * request's records in their order. So PITA_OK of a store means: accepted. A wrong address or password shows in
+ * pita_redis_ping, not in stores. While Redis is away the thread keeps trying, and what was accepted arrives when it is
+ * back; a server that has forgotten its lists meanwhile refuses what would leave a gap. An answer may take as long as
+ * timeout_ms, but at least 1 s and at most 10 s. The queue holds `queue` records; when it is full, a store waits for
+ * timeout_ms and then is PITA_ERR_QUEUE_FULL; while nothing moves, further stores are that at once. Repeat such a store
+ * with the same index, or give the request up: the tokens behind it would be refused for a gap, when they are written.
  *
  * Three things can keep an accepted record from being stored: Redis refuses it (WRONGTYPE, a gap, no right to the key
  * ...), it is an append whose answer was lost, or it is still queued when pita_redis_close runs out of time. All are
@@ -79,7 +82,8 @@
  * the stats. A refusal that passes is no such thing: while Redis loads its data, is out of memory, read-only or busy,
  * the thread keeps trying, as it does while Redis is away.
  *
- * Takes, counts and discards in the same process see what is queued there: they wait for it to be written first.
+ * Takes, counts and discards in the same process see what is queued there: they wait for it to be written first, and
+ * fail while Redis is away.
  * Another process learns of a record when it is stored; pita_take_metrics_wait waits for the last one. A forked child
  * begins with an empty queue. Call pita_redis_close before the process ends: nothing else writes what is queued then.
  *
@@ -163,7 +167,8 @@
 // `token_index` is past the end of the list. Not stored.
 #define PITA_ERR_GAP -11
 
-// The write-behind queue stayed full for `timeout_ms`. Not stored.
+// The write-behind queue is full, and stayed so for `timeout_ms`, or nothing moves since a store waited for that in vain. Not
+// stored.
 #define PITA_ERR_QUEUE_FULL -12
 
 // This build or this machine cannot do it, such as reading a CUDA buffer. Nothing was done.
@@ -265,7 +270,7 @@ typedef struct pita_stats_t {
     struct pita_latency_t round_trip_latency;
     // What computes: "avx512", "avx2", "neon" or "scalar". A constant of the library's.
     const char *kernel;
-    // Connections made in the place of lost ones; not records.
+    // Connections made in the place of lost or dropped ones; not records.
     uint64_t reconnects;
 } pita_stats_t;
 
@@ -354,15 +359,16 @@ pita_status_t pita_redis_ping(void);
 
 // Waits until all records that were queued before the call are stored.
 //
-// With `write=sync` nothing is ever queued, and it returns at once. It waits in vain, and so not at all, when called by a
-// log callback on the thread that writes.
+// With `write=sync` nothing is ever queued, and it returns at once. A log callback on the thread that writes waits in vain,
+// and so not at all.
 //
 // @param timeout_ms  How long to wait at most, in milliseconds. 0: only looks.
 //
 // @return PITA_OK: all are stored, and none was lost since the last flush. PITA_ERR_TIMEOUT: some are still queued; the
-//         message says how many, and what is in the way. If some were lost since the last flush, that of the first of
-//         them: PITA_ERR_REDIS, PITA_ERR_AUTH (refused), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many.
-//         PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
+//         message says how many, and what is in the way, be it a wrong password; losses are told by the next flush that
+//         does not time out. If some were lost since the last flush, that of the first of them: PITA_ERR_REDIS,
+//         PITA_ERR_AUTH (no right to the key), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many; of two threads
+//         that flush one is told. PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
 //
 // Blocks: with `write=behind` for `timeout_ms` at most; otherwise no. Since: 0.1.0.
 pita_status_t pita_redis_flush(uint32_t timeout_ms);
@@ -420,7 +426,8 @@ pita_status_t pita_store_logits_metrics(const char *req_id,
 // replaces an element when it is below, and is refused with PITA_ERR_GAP when it is above. Such a store is safe to
 // repeat, and repeats itself when a connection breaks. Without an index it is an append, done at most once.
 //
-// Failures are per request: one bad entry does not stop the others. `batch->statuses` has each one's. When the batch
+// Failures are per request: one bad entry does not stop the others, and of a batch that does not fit into the queue the first
+// entries are queued. `batch->statuses` has each one's. When the batch
 // fails as a whole, all of them are that failure.
 //
 // @param batch  What to store; see pita_batch_t. Read during the call only.
@@ -489,6 +496,9 @@ pita_status_t pita_take_metrics(const char *req_id,
                                 size_t *count);
 
 // Waits until a request has at least `expected` records, then takes all of them as `pita_take_metrics` does.
+//
+// It looks at growing intervals, first of 50 us, later of 20 ms. Redis going away ends the wait, with PITA_ERR_UNAVAILABLE or
+// PITA_ERR_TIMEOUT: wait again for as long as the records are worth waiting for.
 //
 // @param req_id      The request's id: 1 to 1024 bytes.
 // @param expected    Records to wait for. More than `capacity` is fine for finding out how much room is needed.
@@ -561,7 +571,8 @@ const char *pita_version(void);
 // call the library, but must not throw or longjmp. When this function returns, other threads that are inside the library
 // may still call the function that was set before: keep its `user` valid until they are out of it. The threads that write
 // what is queued and that look for Redis while it is away are among them, so a function and `user` that live as long as the
-// process are safest. What the function's own calls of the library would log is left out.
+// process are safest. What the function's own calls of the library would log is left out. On the thread that writes, a take,
+// count or discard of a request that has records in the queue is PITA_ERR_TIMEOUT: it cannot wait for itself.
 //
 // @param callback  Gets the level (PITA_LOG_*), a UTF-8 line that is valid during the call, and `user`. NULL: silence.
 // @param user      Handed to the callback as it is.

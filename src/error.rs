@@ -31,7 +31,8 @@ pub const PITA_ERR_BAD_RECORD: i32 = -9;
 pub const PITA_ERR_BUFFER_TOO_SMALL: i32 = -10;
 /// `token_index` is past the end of the list. Not stored.
 pub const PITA_ERR_GAP: i32 = -11;
-/// The write-behind queue stayed full for `timeout_ms`. Not stored.
+/// The write-behind queue is full, and stayed so for `timeout_ms`, or nothing moves since a store waited for that in vain. Not
+/// stored.
 pub const PITA_ERR_QUEUE_FULL: i32 = -12;
 /// This build or this machine cannot do it, such as reading a CUDA buffer. Nothing was done.
 pub const PITA_ERR_UNSUPPORTED: i32 = -13;

@@ -55,7 +55,8 @@ pub extern "C" fn pita_version() -> *const c_char {
 /// call the library, but must not throw or longjmp. When this function returns, other threads that are inside the library
 /// may still call the function that was set before: keep its `user` valid until they are out of it. The threads that write
 /// what is queued and that look for Redis while it is away are among them, so a function and `user` that live as long as the
-/// process are safest. What the function's own calls of the library would log is left out.
+/// process are safest. What the function's own calls of the library would log is left out. On the thread that writes, a take,
+/// count or discard of a request that has records in the queue is PITA_ERR_TIMEOUT: it cannot wait for itself.
 ///
 /// @param callback  Gets the level (PITA_LOG_*), a UTF-8 line that is valid during the call, and `user`. NULL: silence.
 /// @param user      Handed to the callback as it is.

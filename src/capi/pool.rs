@@ -51,7 +51,7 @@ pub struct pita_stats_t {
     pub round_trip_latency: Latency,
     /// What computes: "avx512", "avx2", "neon" or "scalar". A constant of the library's.
     pub kernel: *const c_char,
-    /// Connections made in the place of lost ones; not records.
+    /// Connections made in the place of lost or dropped ones; not records.
     pub reconnects: u64,
 }
 
@@ -103,15 +103,16 @@ pub extern "C" fn pita_redis_ping() -> pita_status_t {
 
 /// Waits until all records that were queued before the call are stored.
 ///
-/// With `write=sync` nothing is ever queued, and it returns at once. It waits in vain, and so not at all, when called by a
-/// log callback on the thread that writes.
+/// With `write=sync` nothing is ever queued, and it returns at once. A log callback on the thread that writes waits in vain,
+/// and so not at all.
 ///
 /// @param timeout_ms  How long to wait at most, in milliseconds. 0: only looks.
 ///
 /// @return PITA_OK: all are stored, and none was lost since the last flush. PITA_ERR_TIMEOUT: some are still queued; the
-///         message says how many, and what is in the way. If some were lost since the last flush, that of the first of
-///         them: PITA_ERR_REDIS, PITA_ERR_AUTH (refused), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many.
-///         PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
+///         message says how many, and what is in the way, be it a wrong password; losses are told by the next flush that
+///         does not time out. If some were lost since the last flush, that of the first of them: PITA_ERR_REDIS,
+///         PITA_ERR_AUTH (no right to the key), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many; of two threads
+///         that flush one is told. PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
 ///
 /// Blocks: with `write=behind` for `timeout_ms` at most; otherwise no. Since: 0.1.0.
 #[unsafe(no_mangle)]

@@ -58,7 +58,8 @@ pub unsafe extern "C" fn pita_store_logits_metrics(
 /// replaces an element when it is below, and is refused with PITA_ERR_GAP when it is above. Such a store is safe to
 /// repeat, and repeats itself when a connection breaks. Without an index it is an append, done at most once.
 ///
-/// Failures are per request: one bad entry does not stop the others. `batch->statuses` has each one's. When the batch
+/// Failures are per request: one bad entry does not stop the others, and of a batch that does not fit into the queue the first
+/// entries are queued. `batch->statuses` has each one's. When the batch
 /// fails as a whole, all of them are that failure.
 ///
 /// @param batch  What to store; see pita_batch_t. Read during the call only.

@@ -37,6 +37,9 @@ pub unsafe extern "C" fn pita_take_metrics(
 
 /// Waits until a request has at least `expected` records, then takes all of them as `pita_take_metrics` does.
 ///
+/// It looks at growing intervals, first of 50 us, later of 20 ms. Redis going away ends the wait, with PITA_ERR_UNAVAILABLE or
+/// PITA_ERR_TIMEOUT: wait again for as long as the records are worth waiting for.
+///
 /// @param req_id      The request's id: 1 to 1024 bytes.
 /// @param expected    Records to wait for. More than `capacity` is fine for finding out how much room is needed.
 /// @param timeout_ms  How long to wait for them at most, in milliseconds.

@@ -36,6 +36,11 @@ impl Breaker {
         }
     }
 
+    /// Why Redis is away, if it is.
+    pub fn cause(&self) -> Option<String> {
+        lock(&self.away).as_ref().map(|away| away.cause.clone())
+    }
+
     /// Redis is away, or still is, for this reason. True where that is news.
     pub fn open(&self, cause: &Error) -> bool {
         let mut away = lock(&self.away);

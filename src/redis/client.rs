@@ -69,7 +69,8 @@ pub fn open(config: Config) -> Result<()> {
         }
         let client = Client::new(Pool::new(config.clone(), tls));
         if CURRENT.compare_and_swap(&None::<Arc<Client>>, Some(client)).is_none() {
-            log::emit(Level::Info, || format!("open: {config}, at most {} connections", config.pool_size));
+            let how = if config.behind { ", and one of the thread that writes behind" } else { "" };
+            log::emit(Level::Info, || format!("open: {config}, connections at most: {}{how}", config.pool_size));
             return Ok(());
         }
     }

@@ -160,9 +160,9 @@ impl State {
         wants
     }
 
-    fn still_queued(&self, records: u64) -> String {
-        let cause = self.trouble.as_ref().map_or(String::new(), |trouble| format!(": {trouble}"));
-        format!("{records} of {} records are still in the queue{cause}", self.accepted)
+    /// What is in the way.
+    fn trouble(&self) -> &str {
+        self.trouble.as_deref().unwrap_or("Redis is slow, or does not answer")
     }
 }
 
@@ -260,10 +260,9 @@ impl Queue {
     }
 
     fn full(&self, state: &State, write: &Write<'_>) -> Error {
-        let (id, queued, capacity) = (write.id, state.queued(), self.capacity);
-        let trouble = state.trouble.as_deref().unwrap_or("Redis is too slow");
-        let message = format!("request {id:?}: not stored: {queued} of {capacity} records are queued: {trouble}");
-        Error::new(Kind::QueueFull, message)
+        let (id, count, queued, capacity) = (write.id, write.records.len(), state.queued(), self.capacity);
+        let full = format!("no room for {count} more, {queued} of {capacity} records are queued");
+        Error::new(Kind::QueueFull, format!("request {id:?}: not stored: {full}: {}", state.trouble()))
     }
 
     fn slot(&self, id: &str) -> usize {
@@ -324,9 +323,9 @@ impl Queue {
     }
 
     /// Waits until `until`, or while Redis is away until it is back. False where the writer has to give up.
-    pub fn rest(&self, trouble: &Error, until: Instant, is_away: impl Fn() -> bool) -> bool {
+    pub fn rest(&self, trouble: String, until: Instant, is_away: impl Fn() -> bool) -> bool {
         let mut state = lock(&self.state);
-        state.trouble = Some(trouble.message.clone());
+        state.trouble = Some(trouble);
         let mut was_away = false;
         while !state.is_over() {
             let away = is_away();
@@ -378,9 +377,6 @@ impl Queue {
 
     /// Waits until what was pushed of a request is settled, as long as `is_hopeful`.
     pub fn await_request(&self, id: &str, deadline: Instant, is_hopeful: impl Fn() -> Result<()>) -> Result<()> {
-        if self.is_written_here() {
-            return Ok(());
-        }
         let position = lock(&self.state).last[self.slot(id)];
         self.await_settled(position, deadline, is_hopeful)
     }
@@ -391,7 +387,9 @@ impl Queue {
             is_hopeful()?;
             let given_up = |state: &State| {
                 let panic = state.ended.as_ref().filter(|error| error.kind == Kind::Panic);
-                let message = state.still_queued(position.saturating_sub(state.settled));
+                let left = position.saturating_sub(state.settled);
+                let are = if left == 1 { "1 record is".into() } else { format!("{left} records are") };
+                let message = format!("{are} still in the queue: {}", state.trouble());
                 Err(panic.cloned().unwrap_or_else(|| Error::new(Kind::Timeout, message)))
             };
             if state.ended.is_some() || self.is_written_here() {
@@ -429,10 +427,11 @@ impl Queue {
         self.end(None);
         let mut state = lock(&self.state);
         match flushed {
-            Err(error) if state.queued() > 0 => {
-                let left = counted(state.queued());
+            Err(Error { kind, message }) if state.queued() > 0 => {
+                let why = if kind == Kind::Panic { &message } else { state.trouble() };
+                let left = format!("{} given up, and may be stored all the same: {why}", counted(state.queued()));
                 let losses = state.losses.take().map_or(String::new(), |losses| format!("; {}", losses.into_error()));
-                Err(Error::new(error.kind, format!("{left} given up: {}{losses}", error.message)))
+                Err(Error::new(kind, left + &losses))
             }
             flushed => flushed,
         }
@@ -517,6 +516,9 @@ mod tests {
         assert_eq!(push(&queue, 1, LONG).unwrap_err().kind, Kind::Panic);
         assert_eq!(queue.flush(Instant::now() + LONG).unwrap_err().kind, Kind::Panic);
         let error = queue.close(Instant::now() + LONG).unwrap_err();
-        assert_eq!((error.kind, error.message.as_str()), (Kind::Panic, "3 records were given up: a bug"));
+        assert_eq!(
+            (error.kind, error.message.as_str()),
+            (Kind::Panic, "3 records were given up, and may be stored all the same: a bug")
+        );
     }
 }

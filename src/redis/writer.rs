@@ -25,8 +25,9 @@ use crate::sync::lock;
 const STALL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// So long a round trip may take in all, however slow the network.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Between attempts where Redis is there, but takes nothing: from the first to the last.
+/// Between attempts where Redis is there, but takes nothing: from the first to the last, each so many times the one before.
 const RESTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+const REST_GROWTH: u32 = 4;
 
 /// The queue, and who empties it.
 pub struct Writer {
@@ -46,12 +47,26 @@ impl Writer {
 
     /// Queues each write; one result each. Blocks only while the queue is full.
     pub fn push(&self, client: &Client, writes: &[Write<'_>], mut done: impl FnMut(Result<()>)) {
+        static FULL: Limit = Limit::new();
+        let mut refusal = None;
+        let note = |result: Result<()>| {
+            if let (None, Err(error)) = (&refusal, &result)
+                && error.kind == Kind::QueueFull
+            {
+                refusal = Some(error.message.clone());
+            }
+            done(result);
+        };
         match self.start(client) {
-            Ok(()) => self.queue.push(writes, client.pool.config().timeout, done),
+            Ok(()) => self.queue.push(writes, client.pool.config().timeout, note),
             Err(error) => {
                 let error = Error::new(Kind::Unavailable, format!("no thread can be started for writing: {error}"));
-                writes.iter().for_each(|_| done(Err(error.clone())));
+                writes.iter().map(|_| Err(error.clone())).for_each(note);
             }
+        }
+        // Now that no lock is held: whoever listens may call the library.
+        if let Some(message) = refusal {
+            log::emit_limited(&FULL, Level::Warning, || message);
         }
     }
 
@@ -74,11 +89,13 @@ impl Writer {
     /// in the middle of a round trip, a moment later.
     pub fn close(&self, deadline: Instant) -> Result<()> {
         let result = self.queue.close(deadline);
-        if let Err(error) = &result {
+        let is_written = self.queue.observe(|queued, _| queued == 0);
+        // Other losses were logged when they happened.
+        if let (Err(error), false) = (&result, is_written) {
             log::emit(Level::Error, || error.message.clone());
         }
         // All is written: the thread does nothing more, unless it is this one.
-        if self.queue.observe(|queued, _| queued == 0) && !self.queue.is_written_here() {
+        if is_written && !self.queue.is_written_here() {
             let thread = lock(&self.thread).take();
             let _ = thread.map(JoinHandle::join);
         }
@@ -131,6 +148,7 @@ impl Client {
     /// Attempts to store tasks, each of another list, until all are done. False where there is no time left for that.
     fn persist(&self, writer: &Writer, tasks: &mut [Task<'_>]) -> bool {
         let (mut rest, mut stall) = (RESTS.0, self.pool.config().timeout.clamp(STALL.0, STALL.1));
+        let mut not_ready_since = None;
         while !tasks.iter().all(Task::is_done) {
             // What a take of this process left in doubt belongs before what is stored now.
             self.settle_claims(self.deadline());
@@ -138,23 +156,39 @@ impl Client {
             let deadline = writer.queue.closing().map_or(deadline, |closing| closing.min(deadline));
             let failure = self.attempt(&writer.pool, tasks, Patience { deadline, stall }).err();
             let not_ready = tasks.iter_mut().filter_map(Task::retry_when_ready).last();
-            if not_ready.is_some() {
-                // The address may lead to another server by now.
-                writer.pool.forget();
+            if let Some(error) = &not_ready {
+                not_ready_since.get_or_insert_with(Instant::now);
+                self.note_not_ready(writer, error, rest);
             }
             let Some(error) = failure.map(|failure| failure.error).or(not_ready) else { continue };
+            let trouble = self.breaker.cause().unwrap_or_else(|| error.message.clone());
             let is_away = || self.breaker.check().is_err();
-            if !self.is_this_process() || !writer.queue.rest(&error, Instant::now() + rest, is_away) {
+            if !self.is_this_process() || !writer.queue.rest(trouble, Instant::now() + rest, is_away) {
                 return false;
             }
             tasks.iter_mut().for_each(|task| task.was_delayed(self));
-            rest = (rest * 2).min(RESTS.1);
+            rest = (rest * REST_GROWTH).min(RESTS.1);
             if error.kind == Kind::Timeout {
                 // It may be that much work.
                 stall = (stall * 2).min(LONGEST);
             }
         }
+        if let Some(since) = not_ready_since {
+            log::emit(Level::Info, || {
+                format!("{} takes records again after {:.1?}", self.pool.config(), since.elapsed())
+            });
+        }
         true
+    }
+
+    /// Redis is there, and refuses for now.
+    fn note_not_ready(&self, writer: &Writer, error: &Error, rest: Duration) {
+        static NOT_READY: Limit = Limit::new();
+        log::emit_limited(&NOT_READY, Level::Warning, || format!("{}: {error}; trying on", self.pool.config()));
+        if rest == RESTS.1 {
+            // The address may lead to another server by now.
+            writer.pool.forget();
+        }
     }
 }
 
@@ -169,11 +203,18 @@ struct Fate {
 impl Fate {
     /// Logs what is lost: nobody else hears of it before the next flush.
     fn of(task: Task<'_>, accepted: u64) -> Self {
-        static LOST: Limit = Limit::new();
+        static UNCERTAIN: Limit = Limit::new();
+        static GAPS: Limit = Limit::new();
+        static REFUSED: Limit = Limit::new();
         let placement = task.write().placement;
         let result = task.result();
         if let Err(error) = &result {
-            log::emit_limited(&LOST, Level::Error, || error.message.clone());
+            let limit = match error.kind {
+                Kind::Uncertain => &UNCERTAIN,
+                Kind::Gap => &GAPS,
+                _ => &REFUSED,
+            };
+            log::emit_limited(limit, Level::Error, || format!("lost ({accepted} records): {error}"));
         }
         Fate { placement, accepted, result }
     }
