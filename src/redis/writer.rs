@@ -111,13 +111,13 @@ impl Client {
         let result =
             panics::contain(|| while writer.queue.next().is_some_and(|chunks| self.deliver(writer, chunks)) {});
         // In a child that goes on from a log callback, the locks may be held.
-        if self.is_this_process() {
-            let left = writer.queue.end(result.err());
-            if left > 0 {
-                log::emit(Level::Error, || {
-                    format!("{left} queued records were given up: no time was left after the close")
-                });
-            }
+        if !self.is_this_process() {
+            return;
+        }
+        let (panic, left) = (result.is_err(), writer.queue.end(result.err()));
+        if !panic && left > 0 {
+            let line = || format!("{left} queued records were given up: no time was left after the close");
+            log::emit(Level::Error, line);
         }
     }
 
