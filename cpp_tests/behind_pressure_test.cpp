@@ -138,7 +138,7 @@ TEST_F(Delayed, AWaitForRecordsWaitsForTheQueueAsWell) {
         return out;
     });
     // Longer than a call may take, and less than the writer waits for an answer.
-    EXPECT_EQ(waiting.wait_for(milliseconds(300)), std::future_status::timeout);
+    EXPECT_EQ(waiting.wait_for(milliseconds(150)), std::future_status::timeout);
     release();
     EXPECT_EQ(waiting.get(), records(2));
 }
