@@ -62,7 +62,8 @@ run address 'Fork*'
 mkdir -p "$dir/thread"
 cc -O1 -c cpp_tests/tsan_memory.c -o "$dir/thread/memory.o"
 CARGO_UNSTABLE_BUILD_STD="std panic_unwind" build thread -DCMAKE_EXE_LINKER_FLAGS="$dir/thread/memory.o"
-run thread
+# In a child, the threads of its parent are alive to GCC 12's runtime: one that gets the same stack is too much for it.
+run thread 'ForkBehind*'
 
 printf '%s\n' "${summary[@]}"
 exit $failed
