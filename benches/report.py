@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 VOCABULARIES = (32000, 128256)
+BATCHES = (1, 8, 32, 256)
 PEERS = Path("target/peers/bin/python")
 WAYS = {
     "pita": ("PITA's way: torch, valkey-py", "#c44e52"),
@@ -68,10 +69,6 @@ def steps_of(output):
     return steps, versions
 
 
-def batches(steps):
-    return sorted({batch for _, batch, _ in steps})
-
-
 def milliseconds(us):
     return f"{us / 1e3:.3g}" if us < 1e6 else f"{us / 1e3:.0f}"
 
@@ -81,7 +78,7 @@ def step_table(steps):
     yield "| B | V | " + " | ".join(WAYS[way][0] for way in ways) + " | PITA / behind | hiredis / behind | sync / behind |"
     yield "|---" * 9 + "|"
     for vocabulary in VOCABULARIES:
-        for batch in batches(steps):
+        for batch in BATCHES:
             times = [steps.get((way, batch, vocabulary)) for way in ways]
             cells = [f"{milliseconds(t[0])} ({milliseconds(t[1])})" if t else "not run" for t in times]
             ratios = [f"{t[0] / times[0][0]:.1f}" if t else "" for t in (times[3], times[2], times[1])]
@@ -91,7 +88,7 @@ def step_table(steps):
 def chart(steps, vocabulary, subtitle):
     """Bars, on a logarithmic scale, for each way and batch."""
     ways = [way for way in WAYS if any(key[0] == way for key in steps)]
-    groups = batches(steps)
+    groups = BATCHES
     left, top, width, height, bar = 60, 84, 760, 300, 36
     values = [steps[way, batch, vocabulary][0] for way in ways for batch in groups]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
@@ -181,9 +178,13 @@ def main():
     kernels = run("cargo", "bench", "--quiet", "--locked", "--bench", "kernels")
     delivery = with_redis(programs / "delivery")
     behind = with_redis(programs / "behind")
-    output = with_redis(programs / "decode_step", *VOCABULARIES)
-    if has_peers():
-        output += with_redis(PEERS, "benches/pita_step.py", *VOCABULARIES)
+    output, with_pita = "", has_peers()
+    for vocabulary in VOCABULARIES:
+        for batch in BATCHES:
+            # One right after the other: the machine changes from minute to minute.
+            output += with_redis(programs / "decode_step", vocabulary, batch)
+            if with_pita:
+                output += with_redis(PEERS, "benches/pita_step.py", vocabulary, batch)
     steps, versions = steps_of(output)
     docs = Path("docs")
     docs.mkdir(exist_ok=True)
