@@ -143,7 +143,8 @@ Machine: {machine()}; {peers}. Everything, the server too, shares these cores. M
 ![Time of a decode step by way and batch](benchmarks.svg)
 
 The engine has B rows of V logits in memory and wants the three numbers of each, at temperature 1/4, in Redis under B request
-ids. Measured is how long that keeps the engine's thread, step after step without a pause. Milliseconds, median (p99):
+ids. Measured is how long that keeps the engine's thread. Between the steps it sleeps for 5 ms, as while a GPU computes.
+Milliseconds, median (p99):
 
 {chr(10).join(step_table(steps))}
 
