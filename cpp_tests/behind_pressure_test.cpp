@@ -108,17 +108,19 @@ TEST_F(Delayed, AListLivesFromTheStoreThatWasHeldUp) {
     ASSERT_OK(append("a", records(1)));
     ASSERT_OK(store_at("b", 0, records(1)));
     ASSERT_OK(flush());
+    for (const char *id : {"a", "b"}) {
+        Hiredis(own).run({"PEXPIRE", id, "100000"});
+    }
     own.kill();
-    // Renewed a moment ago.
+    // No connection is left on which the append could be lost.
+    ASSERT_TRUE(eventually([] { return pita_redis_ping() == PITA_ERR_UNAVAILABLE; }));
+    // To the library, the lists' lives were renewed a moment ago.
     ASSERT_OK(append("a", records(1, 1)));
     ASSERT_OK(store_at("b", 1, records(1, 1)));
     EXPECT_STATUS(PITA_ERR_TIMEOUT, pita_redis_flush(300));
     own.restart();
-    Hiredis other(own);
-    for (const char *id : {"a", "b"}) {
-        other.run({"PEXPIRE", id, "100000"});
-    }
     ASSERT_OK(flush());
+    Hiredis other(own);
     for (const char *id : {"a", "b"}) {
         EXPECT_EQ(stored(other, id), records(2));
         EXPECT_GT(other.life_ms(id), 900000) << id;
@@ -126,7 +128,7 @@ TEST_F(Delayed, AListLivesFromTheStoreThatWasHeldUp) {
 }
 
 TEST_F(Delayed, AWaitForRecordsWaitsForTheQueueAsWell) {
-    open(hasty_url("timeout_ms=100"));
+    open(hasty_url("timeout_ms=400"));
     ASSERT_OK(store_at("a", 0, records(1)));
     ASSERT_OK(flush());
     hold();
@@ -138,7 +140,7 @@ TEST_F(Delayed, AWaitForRecordsWaitsForTheQueueAsWell) {
         return out;
     });
     // Longer than a call may take, and less than the writer waits for an answer.
-    EXPECT_EQ(waiting.wait_for(milliseconds(150)), std::future_status::timeout);
+    EXPECT_EQ(waiting.wait_for(milliseconds(500)), std::future_status::timeout);
     release();
     EXPECT_EQ(waiting.get(), records(2));
 }
