@@ -91,7 +91,8 @@ impl Client {
     pub(super) fn attempt(&self, pool: &Pool, tasks: &mut [Task<'_>], patience: Patience) -> Result<(), Failure> {
         let ttl_ms = self.pool.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
         let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| !task.is_done()).collect();
-        // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task.
+        // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task, and the
+        // writer has one task a key at a time.
         pending.sort_by_key(|task| task.rank());
         let mut calls = task::calls(&mut pending);
         let pack = |too_late| {
