@@ -1,6 +1,7 @@
 // A forked child uses the pool with connections of its own.
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <array>
 #include <atomic>
@@ -9,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "pita_redis.h"
@@ -192,6 +194,27 @@ TEST_F(Fork, LeavesTheChildNoSocketToTheServerWhileOtherThreadsCall) {
     for (std::thread &thread : threads) {
         thread.join();
     }
+}
+
+// The pool is opened, and in use, when the child is made by a fork that began before the library did anything.
+TEST(ForkUnderWay, LeavesTheChildConnectionsOfItsOwn) {
+    static const RedisServer &server = shared_server();
+    static bool is_first = true;
+    pthread_atfork(
+        [] {
+            if (std::exchange(is_first, false)) {
+                EXPECT_OK(pita_redis_open(server.url().c_str()));
+                EXPECT_OK(pita_redis_ping());
+            }
+        },
+        nullptr, nullptr);
+    Child child([] { store_and_take_once("child"); });
+    EXPECT_TRUE(child.succeeded());
+    store_and_take_once("parent");
+    // A second fork, by now with the library's handlers.
+    Child other([] { EXPECT_EQ(sockets_to(server.port()), 0); });
+    EXPECT_TRUE(other.succeeded());
+    EXPECT_OK(pita_redis_close());
 }
 
 // A descriptor that the program has made since, under a number that was the pool's, is not the pool's to close.

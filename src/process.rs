@@ -2,7 +2,9 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::ptr;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 
 /// Calls `body` with all signals blocked. A thread that it starts keeps them so: the program's handlers never run there.
 pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
@@ -40,37 +42,52 @@ pub fn end_with_this_thread(command: &mut Command) -> &mut Command {
 
 /// This process's id. It is asked for once: a system call takes longer than a record into the queue.
 pub fn id() -> u32 {
-    match ID.load(Relaxed) {
+    let Some(kept) = kept_id() else { return std::process::id() };
+    match kept.load(Relaxed) {
         0 => {
-            // Twice does no harm, and before the id is kept.
-            if !FORGETS_ID.load(Relaxed) {
-                // SAFETY: the function stays where it is; the library is never unloaded (-z nodelete).
-                unsafe { pthread_atfork(None, None, Some(forget_id)) };
-                FORGETS_ID.store(true, Relaxed);
-            }
             let id = std::process::id();
-            ID.store(id, Relaxed);
+            kept.store(id, Relaxed);
             id
         }
         id => id,
     }
 }
 
-/// 0 where it was not asked for yet in this process.
-static ID: AtomicU32 = AtomicU32::new(0);
-static FORGETS_ID: AtomicBool = AtomicBool::new(false);
+/// The id, or 0 where it was not asked for yet in this process: the kernel wipes it in a child, where a handler of
+/// `pthread_atfork` would come too late for a fork that is under way when it is set. `None` before Linux 4.14.
+fn kept_id() -> Option<&'static AtomicU32> {
+    static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+    static NOT_KEPT: AtomicU32 = AtomicU32::new(0);
+    let mut page = PAGE.load(Acquire);
+    if page.is_null() {
+        // Two threads may map one each: each is as good as the other.
+        page = map_page_wiped_by_fork().map_or((&raw const NOT_KEPT).cast_mut(), <*mut u8>::cast);
+        PAGE.store(page, Release);
+    }
+    // SAFETY: a page of zeros or an id that is never unmapped, or the static.
+    (page != (&raw const NOT_KEPT).cast_mut()).then(|| unsafe { &*page })
+}
 
-extern "C" fn forget_id() {
-    ID.store(0, Relaxed);
+/// A page of zeros, which it is anew in every child.
+fn map_page_wiped_by_fork() -> Option<*mut u8> {
+    const SIZE: usize = 1; // The kernel makes it a page.
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a mapping of its own, wherever there is room; the advice is for it alone.
+    unsafe {
+        let page = libc::mmap(ptr::null_mut(), SIZE, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+        let is_wiped = page != libc::MAP_FAILED && libc::madvise(page, SIZE, libc::MADV_WIPEONFORK) == 0;
+        is_wiped.then_some(page.cast())
+    }
 }
 
 /// Calls the functions around every fork of the process from now on: before it, after it in the parent, and in the child.
-/// Asked again, it does nothing: there is one use.
+/// There is one use; threads that ask at the same time may have them called twice.
 pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
     static DONE: AtomicBool = AtomicBool::new(false);
-    if !DONE.swap(true, Relaxed) {
-        // SAFETY: as above.
+    if !DONE.load(Acquire) {
+        // SAFETY: the functions stay where they are; the library is never unloaded (-z nodelete).
         unsafe { pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+        DONE.store(true, Release);
     }
 }
 

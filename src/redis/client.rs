@@ -14,7 +14,7 @@ use super::config::Config;
 use super::connection::{Exchange, Refusal, refused};
 use super::pipeline::Pipeline;
 use super::pool::{Lease, Pool};
-use super::socket::Patience;
+use super::socket::{Patience, close_in_children};
 use super::stats::{Snapshot, Stats};
 use super::ttl::Renewals;
 use super::writer::Writer;
@@ -115,6 +115,7 @@ fn find() -> Option<Arc<Client>> {
 
 impl Client {
     fn new(pool: Pool) -> Arc<Self> {
+        close_in_children();
         Arc::new_cyclic(|me| Client {
             renewals: pool.config().ttl.map(Renewals::new),
             writer: pool.config().behind.then(|| Writer::new(&pool)),

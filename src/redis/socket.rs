@@ -4,6 +4,7 @@ use std::cell::UnsafeCell;
 use std::io::{self, Read, Write};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,11 @@ struct Entry {
     serial: u64,
 }
 
+/// Has forked children close the sockets that they inherit, from now on.
+pub fn close_in_children() {
+    process::at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
 /// The lock, while a fork is under way.
 struct Held(UnsafeCell<Option<MutexGuard<'static, Sockets>>>);
 
@@ -39,21 +45,45 @@ unsafe impl Sync for Held {}
 
 static HELD: Held = Held(UnsafeCell::new(None));
 
+/// The thread that holds the lock for its fork, or 0. Each handler may be called twice at a fork.
+static FORKING: AtomicU64 = AtomicU64::new(0);
+
+fn is_forking_here() -> bool {
+    FORKING.load(Relaxed) == this_thread()
+}
+
+fn this_thread() -> u64 {
+    // SAFETY: asks for what never fails.
+    unsafe { libc::pthread_self() }
+}
+
 extern "C" fn before_fork() {
+    if is_forking_here() {
+        return;
+    }
     let guard = lock(&OPEN);
+    FORKING.store(this_thread(), Relaxed);
     // SAFETY: this thread holds the lock.
     unsafe { *HELD.0.get() = Some(guard) };
 }
 
+/// What `before_fork` has locked, once.
+fn after_fork() -> Option<MutexGuard<'static, Sockets>> {
+    if !is_forking_here() {
+        return None;
+    }
+    FORKING.store(0, Relaxed);
+    // SAFETY: this thread, or the one that it is the copy of, has held the lock since `before_fork`.
+    unsafe { (*HELD.0.get()).take() }
+}
+
 extern "C" fn after_fork_in_parent() {
-    // SAFETY: this thread has held the lock since `before_fork`.
-    drop(unsafe { (*HELD.0.get()).take() });
+    drop(after_fork());
 }
 
 /// Closes what the child inherited: just that. A QUIT or a shutdown would reach the parent's server, or the parent.
 extern "C" fn after_fork_in_child() {
-    // SAFETY: this thread is the copy of the one that has held the lock since `before_fork`.
-    let Some(mut sockets) = (unsafe { (*HELD.0.get()).take() }) else { return };
+    let Some(mut sockets) = after_fork() else { return };
     for entry in sockets.list.drain(..) {
         // SAFETY: a socket of ours, open in this process; who owned it runs in the parent only.
         unsafe { libc::close(entry.descriptor) };
@@ -69,7 +99,6 @@ pub struct Socket {
 impl Socket {
     /// Connects within `timeout`.
     pub fn connect(address: &SockAddr, timeout: Duration) -> io::Result<Self> {
-        process::at_fork(before_fork, after_fork_in_parent, after_fork_in_child);
         let socket = Self::new(address.domain())?;
         socket.socket.connect_timeout(address, timeout)?;
         if address.domain() != Domain::UNIX {
