@@ -10,6 +10,9 @@ CONFIGURE = cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFI
 
 MAKEFLAGS += --no-print-directory
 
+# Named, so that pip's build names no other: cargo would compile all dependencies with C in them anew.
+export CC
+
 .PHONY: help
 help:
 	@echo 'make demo      an engine stores metrics of its tokens, a sampler takes and shows them'

@@ -15,6 +15,9 @@ install(FILES "${pita_redis_static}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES include/pita_redis.h include/pita_redis.hpp DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(FILES LICENSE-MIT LICENSE-APACHE DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 
+# In a Python wheel, beside the modules.
+install(PROGRAMS "${pita_redis_shared}" DESTINATION . RENAME ${pita_redis_soname} COMPONENT python EXCLUDE_FROM_ALL)
+
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/pita_redis")
 configure_package_config_file(
   cmake/pita_redisConfig.cmake.in "${PROJECT_BINARY_DIR}/pita_redisConfig.cmake"

@@ -151,6 +151,48 @@ TEST_F(Autostart, ListensOnAUnixSocketForThisUserAlone) {
     EXPECT_EQ(Hiredis(path).setting("port"), "0") << "on nothing else";
 }
 
+// --- stopped before the process ends ---------------------------------------------------------------------------------
+
+TEST_F(Autostart, EndsItsServersWhenToldTo) {
+    const int other = free_port();
+    ASSERT_OK(pita_redis_open(url().c_str()));
+    ASSERT_OK(pita_redis_close());
+    ASSERT_OK(pita_redis_open(url_of(other).c_str()));
+    ASSERT_EQ(started().size(), 2U);
+    EXPECT_OK(pita_redis_stop_servers());
+    EXPECT_EQ(started(), std::set<pid_t>{}) << "ended, and waited for";
+    EXPECT_FALSE(is_listening(port));
+    EXPECT_FALSE(is_listening(other));
+    EXPECT_OK(pita_redis_stop_servers()) << "none left";
+    ASSERT_OK(pita_redis_close());
+    ASSERT_OK(pita_redis_open(url().c_str()));
+    store_and_take("a");
+}
+
+TEST_F(Autostart, KillsAServerThatDoesNotEndWhenToldTo) {
+    ASSERT_OK(pita_redis_open(url().c_str()));
+    send(SIGSTOP);
+    EXPECT_OK(pita_redis_stop_servers());
+    EXPECT_EQ(started(), std::set<pid_t>{});
+}
+
+TEST_F(Autostart, DoesNotEndAServerThatWasThere) {
+    RedisServer there;
+    ASSERT_OK(pita_redis_open(url_of(there.port()).c_str()));
+    EXPECT_OK(pita_redis_stop_servers());
+    store_and_take("a");
+}
+
+TEST_F(Autostart, LeavesAParentsServerToTheParent) {
+    ASSERT_OK(pita_redis_open(url().c_str()));
+    Child child([] {
+        EXPECT_OK(pita_redis_stop_servers());
+        store_and_take("child");
+    });
+    EXPECT_TRUE(child.succeeded());
+    store_and_take("parent");
+}
+
 // --- passwords -------------------------------------------------------------------------------------------------------
 
 // With all that could mean something in a configuration file or a URL.

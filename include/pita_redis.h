@@ -388,6 +388,16 @@ pita_status_t pita_redis_flush(uint32_t timeout_ms);
 // Blocks: with `write=behind` for the URL's `timeout_ms` at most; otherwise no. Since: 0.1.0.
 pita_status_t pita_redis_close(void);
 
+// Ends the servers that `autostart=1` has started in this process, and waits until they have ended.
+//
+// Without it they end with the process. Servers that were there before, or that other processes have started, are left alone,
+// and so is the pool, open or closed. What such a server holds is gone: take it first.
+//
+// @return PITA_OK, also where there is none; PITA_ERR_PANIC.
+//
+// Blocks: for two seconds at most; then a server that does not end when it is asked to is killed. Since: 0.1.0.
+pita_status_t pita_redis_stop_servers(void);
+
 // Reads the counters and latencies of the open pool.
 //
 // @param out  Filled in. Its `struct_size` must be set, and bytes beyond this version's size must be zero.

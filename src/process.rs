@@ -1,7 +1,7 @@
 //! What concerns the process as a whole: forks, signals, and children that must not outlive it.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::ptr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
@@ -38,6 +38,12 @@ pub fn end_with_this_thread(command: &mut Command) -> &mut Command {
     };
     // SAFETY: between fork and exec only system calls are made.
     unsafe { command.pre_exec(ask) }
+}
+
+/// Asks a child to end that was not waited for yet, so that its number is still its own.
+pub fn terminate(child: &mut Child) {
+    // SAFETY: a system call.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
 }
 
 /// This process's id. It is asked for once: a system call takes longer than a record into the queue.

@@ -138,6 +138,22 @@ pub extern "C" fn pita_redis_close() -> pita_status_t {
     guard(redis::close)
 }
 
+/// Ends the servers that `autostart=1` has started in this process, and waits until they have ended.
+///
+/// Without it they end with the process. Servers that were there before, or that other processes have started, are left alone,
+/// and so is the pool, open or closed. What such a server holds is gone: take it first.
+///
+/// @return PITA_OK, also where there is none; PITA_ERR_PANIC.
+///
+/// Blocks: for two seconds at most; then a server that does not end when it is asked to is killed. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn pita_redis_stop_servers() -> pita_status_t {
+    guard(|| {
+        redis::stop_servers();
+        Ok(())
+    })
+}
+
 /// Reads the counters and latencies of the open pool.
 ///
 /// @param out  Filled in. Its `struct_size` must be set, and bytes beyond this version's size must be zero.

@@ -6,10 +6,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
 
 use super::config::{Address, Config};
 use super::connection::{Connection, Means};
@@ -22,6 +25,10 @@ const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 /// For the server to answer. It does so within a tenth of a second, on a machine that is not busy.
 const START: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
+/// How soon the end of a server, or the wish for it, is seen.
+const WATCH: Duration = Duration::from_millis(50);
+/// For a server to end when it is told to, before it is killed.
+const END: Duration = Duration::from_secs(2);
 /// For another process's server, where ours could not listen.
 const OTHERS: Duration = Duration::from_secs(1);
 
@@ -114,16 +121,76 @@ fn start(config: &Config) -> Result<Receiver<Event>> {
     let (sender, events) = mpsc::channel();
     // Nobody may be listening any more.
     let tell = move |event| drop(sender.send(event));
+    let (stop, stops) = mpsc::channel();
     let run = move || match spawn(&settings) {
-        Ok(mut child) => {
+        Ok(child) => {
             tell(Event::Started(child.id()));
-            tell(Event::Ended(child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())));
+            tell(Event::Ended(
+                watch(child, &stops).map_or_else(|error| error.to_string(), |status| status.to_string()),
+            ));
         }
         Err(error) => tell(Event::NotStarted(error)),
     };
     with_signals_blocked(|| thread::Builder::new().name("pita-autostart".into()).spawn(run))
         .map_err(|error| failed(config, &error.to_string()))?;
+    let server = Arc::new(Server { parent: process::id(), stop });
+    SERVERS.rcu(|servers| {
+        let before = servers.iter().flat_map(|servers| servers.iter());
+        Some(Arc::new(before.chain([&server]).cloned().collect::<Vec<_>>()))
+    });
     Ok(events)
+}
+
+/// The servers that this process has started, and a forked child's parent.
+static SERVERS: ArcSwapOption<Vec<Arc<Server>>> = ArcSwapOption::const_empty();
+
+struct Server {
+    parent: u32,
+    /// Has its thread end it, and tell when it is done by dropping what was sent.
+    stop: mpsc::Sender<mpsc::Sender<()>>,
+}
+
+/// Waits for the end of a server, or until somebody wants it ended.
+fn watch(mut child: Child, stops: &Receiver<mpsc::Sender<()>>) -> io::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if let Ok(_done) = stops.recv_timeout(WATCH) {
+            return end(&mut child);
+        }
+    }
+}
+
+/// Ends a server: asks first.
+fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    process::terminate(child);
+    let deadline = Instant::now() + END;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(POLL);
+    }
+    child.kill()?;
+    child.wait()
+}
+
+/// Ends the servers that this process has started, and waits until they have ended.
+pub fn stop() {
+    let Some(servers) = SERVERS.swap(None) else { return };
+    let (sender, done) = mpsc::channel();
+    for server in servers.iter() {
+        if server.parent == process::id() {
+            // Fails where the server has ended by itself.
+            drop(server.stop.send(sender.clone()));
+        }
+    }
+    // A forked child leaves its parent's as they are: another thread may have been in them at the fork.
+    std::mem::forget(servers);
+    drop(sender);
+    // Nothing comes; this ends when all senders are gone.
+    let _ = done.recv();
 }
 
 fn spawn(settings: &str) -> Result<Child, String> {

@@ -1,0 +1,144 @@
+"""One decode step, from Python's objects to a pita_batch_t.
+
+A step's call should cost microseconds, so what it needs is made once and used again: the struct, and the arrays it points to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from collections.abc import Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from . import _native
+from ._logits import Logits, view
+from ._pool import encode
+
+#: A request's id. Bytes are taken as they are: UTF-8.
+RequestId = Union[str, bytes]
+
+
+class Metric(enum.IntFlag):
+    """What to compute. What is not asked for is 0."""
+
+    NORMALIZATION = _native.PITA_METRIC_NORMALIZATION
+    ENTROPY = _native.PITA_METRIC_ENTROPY
+    ALL = _native.PITA_METRIC_ALL
+
+
+class Numbers:
+    """An array of the struct's: as many numbers of one type as there are requests."""
+
+    def __init__(self, name: str, dtype: type, count: int) -> None:
+        self.name, self.count = name, count
+        self.array = np.zeros(count, dtype)
+        self.address = address(self.array)
+        self.kinds = "fiu" if dtype is np.float32 else "iu"
+        self.is_signed = dtype is not np.uint32 and dtype is not np.uintp
+
+    def fill(self, values: Any) -> int | None:
+        """Copies the numbers, or a single one for all; returns where they are."""
+        if values is None:
+            return None
+        given = np.asarray(values)
+        if given.dtype.kind not in self.kinds:
+            what = "numbers" if "f" in self.kinds else "whole numbers"
+            raise TypeError(f"{self.name} are {given.dtype}, not {what}")
+        if given.ndim and given.shape != (self.count,):
+            raise ValueError(f"{self.name} has the shape {given.shape}, not ({self.count},)")
+        if not self.is_signed and given.size and given.min() < 0:
+            raise ValueError(f"{self.name} has a number below 0: {given.min()}")
+        self.array[...] = given
+        return self.address
+
+
+class Batch:
+    """A pita_batch_t for a number of requests, and all that it points to but the logits. For one call at a time."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._ids = (ctypes.c_char_p * count)()
+        self._row_of = Numbers("row_of", np.uintp, count)
+        self._temperatures = Numbers("temperatures", np.float32, count)
+        self._token_indices = Numbers("token_indices", np.int64, count)
+        self._metrics = Numbers("metrics", np.uint32, count)
+        self.statuses = np.zeros(count, np.int32)
+        self.struct = _native.pita_batch_t(
+            struct_size=ctypes.sizeof(_native.pita_batch_t), len=count, statuses=address(self.statuses)
+        )
+        self._owner: Any = None
+
+    def fill(
+        self, logits: Logits, req_ids: Sequence[Any] | None, temperatures: Any, token_indices: Any, row_of: Any, metrics: Any
+    ) -> None:
+        struct = self.struct
+        struct.logits, struct.dtype, struct.device, struct.rows, struct.vocab_size, struct.row_stride, stream = logits[:7]
+        struct.stream = stream or None
+        self._owner = logits.owner
+        if req_ids is None:
+            struct.req_ids = None
+        else:
+            self._ids[:] = _encoded(req_ids)
+            struct.req_ids = self._ids
+        struct.row_of = self._row_of.fill(row_of)
+        struct.temperatures = self._temperatures.fill(temperatures)
+        struct.token_indices = self._token_indices.fill(token_indices)
+        struct.metrics = self._metrics.fill(metrics)
+
+    def release(self) -> None:
+        """Lets go of the logits, and leaves the rest to the next call."""
+        self._owner = None
+        self.struct.logits = None
+        _free.setdefault(self.count, []).append(self)
+
+
+# By the number of requests. A call within a call, as from a log handler, gets another one.
+_free: dict[int, list[Batch]] = {}
+
+
+def borrow(
+    logits: Any,
+    req_ids: Sequence[RequestId | None] | None,
+    temperatures: Any = None,
+    token_indices: Any = None,
+    row_of: Any = None,
+    metrics: Any = None,
+    stream: int | None = None,
+) -> tuple[Batch, Logits]:
+    """A batch of these arguments, to be released after the call."""
+    rows = view(logits, stream)
+    if req_ids is not None:
+        count = len(req_ids)
+    else:
+        count = rows.rows if row_of is None else len(row_of)
+    if row_of is None and count != rows.rows:
+        raise ValueError(f"{count} req_ids for {rows.rows} rows of logits; row_of says which row is whose")
+    try:
+        batch = _free[count].pop()
+    except (KeyError, IndexError):
+        batch = Batch(count)
+    try:
+        batch.fill(rows, req_ids, temperatures, token_indices, row_of, metrics)
+    except BaseException:
+        batch.release()
+        raise
+    return batch, rows
+
+
+def address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _encoded(req_ids: Sequence[RequestId | None]) -> Sequence[bytes | None]:
+    if isinstance(req_ids, (str, bytes)):
+        raise TypeError("req_ids is a single id, not a sequence of them")
+    try:
+        # All of one type, as usual: a loop in C.
+        encoded = req_ids if type(req_ids[0]) is bytes else [*map(str.encode, req_ids)]
+        if b"\0" not in b"".join(encoded):
+            return encoded
+    except (TypeError, IndexError):
+        pass
+    return [None if req_id is None else encode(req_id, "req_id") for req_id in req_ids]

@@ -1,0 +1,53 @@
+"""The library's log lines, in Python's logging, and fewer lines where one fault makes many."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from . import _native
+
+logger = logging.getLogger("pita_redis")
+
+_LEVELS = {
+    _native.PITA_LOG_ERROR: logging.ERROR,
+    _native.PITA_LOG_WARNING: logging.WARNING,
+    _native.PITA_LOG_INFO: logging.INFO,
+    _native.PITA_LOG_DEBUG: logging.DEBUG,
+}
+
+
+@_native.LogCallback
+def _log(level: int, message: bytes, user: int | None) -> None:
+    logger.log(_LEVELS.get(level, logging.WARNING), "%s", message.decode("utf-8", "replace"))
+
+
+def install() -> None:
+    """Hands the library's lines to the logger "pita_redis"."""
+    _native.lib.pita_set_log_callback(_log, None)
+
+
+def remove() -> None:
+    """Silences the library."""
+    _native.lib.pita_set_log_callback(_native.LogCallback(), None)
+
+
+class Limited:
+    """Lines of one kind: ten in ten seconds, then the next one says how many were left out."""
+
+    LINES, SECONDS = 10, 10.0
+
+    def __init__(self) -> None:
+        self._since = float("-inf")
+        self._lines = 0
+
+    def log(self, level: int, message: str, *arguments: object) -> None:
+        now = time.monotonic()
+        left_out = ""
+        if now - self._since >= self.SECONDS:
+            if self._lines > self.LINES:
+                left_out = f" ({self._lines - self.LINES} like this were left out)"
+            self._since, self._lines = now, 0
+        self._lines += 1
+        if self._lines <= self.LINES:
+            logger.log(level, message + "%s", *arguments, left_out)

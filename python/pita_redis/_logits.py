@@ -1,0 +1,172 @@
+"""Where somebody else's logits lie: torch tensors, numpy arrays, whatever has ``__dlpack__`` or a buffer. Nothing is copied."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _native
+from ._native import PITA_DTYPE_BF16, PITA_DTYPE_F16, PITA_DTYPE_F32
+
+_BY_NAME = {"float32": PITA_DTYPE_F32, "float16": PITA_DTYPE_F16, "bfloat16": PITA_DTYPE_BF16}
+# A name takes numpy a microsecond.
+_BY_DTYPE = {np.dtype(np.float32): PITA_DTYPE_F32, np.dtype(np.float16): PITA_DTYPE_F16}
+_SIZES = {PITA_DTYPE_F32: 4, PITA_DTYPE_F16: 2, PITA_DTYPE_BF16: 2}
+_WANTED = "logits are float32, float16 or bfloat16"
+
+
+class Logits(NamedTuple):
+    """Rows in somebody else's memory, as a pita_batch_t has them."""
+
+    pointer: int
+    dtype: int
+    device: int
+    rows: int
+    vocab_size: int
+    row_stride: int
+    stream: int
+    # Of shape (vocabulary,).
+    is_row: bool
+    # Keeps the memory alive.
+    owner: Any
+
+
+def view(logits: Any, stream: int | None = None) -> Logits:
+    """Looks at rows x vocab_size logits, or at a single row.
+
+    Args:
+        logits: a torch tensor, a numpy array, or an object with ``__dlpack__`` or a buffer; float32, float16 or bfloat16.
+            The elements of a row lie side by side.
+        stream: the CUDA stream on which they are made; None is torch's current one, or else the default one.
+
+    Raises:
+        TypeError: it is no such object, or has elements of another type.
+        ValueError: it has another shape or layout.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(logits, torch.Tensor):
+        return _of_tensor(torch, logits, stream)
+    if isinstance(logits, np.ndarray):
+        return _of_array(logits)
+    if hasattr(logits, "__dlpack__"):
+        return _of_dlpack(logits, stream)
+    try:
+        buffer = memoryview(logits)
+    except TypeError:
+        raise TypeError(f"logits are a {type(logits).__name__}, which has neither __dlpack__ nor a buffer") from None
+    return _of_array(np.asarray(buffer))
+
+
+def _of_tensor(torch: Any, tensor: Any, stream: int | None) -> Logits:
+    dtype = _dtype(str(tensor.dtype).rpartition(".")[2])
+    device = tensor.device.type
+    if device == "cpu":
+        kind, stream = _native.PITA_DEVICE_CPU, 0
+    elif device == "cuda":
+        kind = _native.PITA_DEVICE_CUDA
+        if stream is None:
+            stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    else:
+        raise TypeError(f"logits are on the device {tensor.device}; the CPU and CUDA are possible")
+    return _checked(tensor.data_ptr(), dtype, kind, tuple(tensor.shape), tensor.stride(), stream, tensor)
+
+
+def _of_array(array: np.ndarray) -> Logits:
+    dtype = _BY_DTYPE.get(array.dtype)
+    if dtype is None:
+        dtype = _dtype(array.dtype.name)
+        if not array.dtype.isnative:
+            raise TypeError(f"logits are {array.dtype.str}, of another byte order; {_WANTED}")
+    size = _SIZES[dtype]
+    # A row that begins between two elements is not a whole number of them from the one before.
+    if array.ndim > 1 and array.shape[0] > 1 and array.strides[0] % size:
+        raise ValueError(f"rows of logits are {array.strides[0]} bytes apart, which is no multiple of {size}")
+    strides = tuple(stride // size for stride in array.strides)
+    pointer = array.__array_interface__["data"][0]
+    return _checked(pointer, dtype, _native.PITA_DEVICE_CPU, array.shape, strides, 0, array)
+
+
+def _dtype(name: str) -> int:
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise TypeError(f"logits are {name}; {_WANTED}") from None
+
+
+def _checked(
+    pointer: int, dtype: int, device: int, shape: tuple[int, ...], strides: tuple[int, ...], stream: int | None, owner: Any
+) -> Logits:
+    is_row = len(shape) == 1
+    if is_row:
+        shape, strides = (1, *shape), (shape[0], *strides)
+    if len(shape) != 2:
+        raise ValueError(f"logits have the shape {tuple(shape)}, not (vocabulary,) or (rows, vocabulary)")
+    rows, vocab_size = shape
+    if not rows or not vocab_size:
+        # The library says what is wrong with that.
+        return Logits(pointer, dtype, device, rows, vocab_size, vocab_size, stream or 0, is_row, owner)
+    if vocab_size > 1 and strides[1] != 1:
+        raise ValueError(f"the elements of a row of logits are {strides[1]} elements apart; they have to lie side by side")
+    row_stride = strides[0] if rows > 1 else vocab_size
+    if row_stride < vocab_size:
+        raise ValueError(f"rows of logits are {row_stride} elements apart, less than the {vocab_size} of a row")
+    return Logits(pointer, dtype, device, rows, vocab_size, row_stride, stream or 0, is_row, owner)
+
+
+# --- DLPack ----------------------------------------------------------------------------------------------------------
+
+_KINDS = {(2, 32): PITA_DTYPE_F32, (2, 16): PITA_DTYPE_F16, (4, 16): PITA_DTYPE_BF16}
+# Memory of the host that CUDA has pinned is the host's; managed memory is read where it is.
+_DEVICES = {1: _native.PITA_DEVICE_CPU, 2: _native.PITA_DEVICE_CUDA, 3: _native.PITA_DEVICE_CPU, 13: _native.PITA_DEVICE_CUDA}
+
+
+class _DLTensor(ctypes.Structure):
+    """DLTensor of dlpack.h, with which a DLManagedTensor begins."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+
+def _of_dlpack(logits: Any, stream: int | None) -> Logits:
+    on_cuda = _DEVICES.get(logits.__dlpack_device__()[0]) == _native.PITA_DEVICE_CUDA
+    # 1 is DLPack's number of CUDA's default stream.
+    capsule = logits.__dlpack__(stream=stream or 1) if on_cuda else logits.__dlpack__()
+    # The capsule keeps the memory, and gives it back when it is gone itself.
+    tensor = _DLTensor.from_address(_pointer_of(capsule, b"dltensor"))
+    dtype = _KINDS.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
+    if dtype is None:
+        raise TypeError(f"logits have DLPack's type code {tensor.code} with {tensor.bits} bits; {_WANTED}")
+    device = _DEVICES.get(tensor.device_type)
+    if device is None:
+        raise TypeError(f"logits are on DLPack's device {tensor.device_type}; the CPU and CUDA are possible")
+    shape = tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _packed(shape)
+    pointer = (tensor.data or 0) + tensor.byte_offset
+    return _checked(pointer, dtype, device, shape, strides, stream if on_cuda else 0, capsule)
+
+
+def _packed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of an array without gaps."""
+    strides: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        strides.insert(0, step)
+        step *= extent
+    return tuple(strides)

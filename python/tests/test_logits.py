@@ -1,0 +1,198 @@
+"""Where logits are read: in place, from any kind of array."""
+
+import array
+import ctypes
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import reference
+from pita_redis import _native, compute
+from pita_redis._logits import view
+
+
+class Dlpack:
+    """An object with nothing but DLPack's methods."""
+
+    def __init__(self, owner, device=None):
+        self._owner, self._device = owner, device
+
+    def __dlpack__(self, **arguments):
+        return self._owner.__dlpack__(**arguments)
+
+    def __dlpack_device__(self):
+        return self._device or self._owner.__dlpack_device__()
+
+
+def address(owner):
+    return owner.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_numpy_is_read_where_it_is(dtype):
+    logits = reference.rows(3, 1000).astype(dtype)
+    seen = view(logits)
+    assert (seen.pointer, seen.rows, seen.vocab_size, seen.row_stride) == (address(logits), 3, 1000, 1000)
+    assert seen.device == _native.PITA_DEVICE_CPU
+    wanted = [reference.metrics(row, 0.25) for row in logits.astype(np.float32)]
+    np.testing.assert_allclose(compute(logits, 0.25), wanted, rtol=1e-6)
+
+
+def test_a_part_of_an_array_is_read_where_it_is():
+    logits = reference.rows(6, 1000)
+    part = logits[1::2, 100:900]
+    seen = view(part)
+    assert (seen.pointer, seen.rows, seen.vocab_size, seen.row_stride) == (address(logits) + 4 * 1100, 3, 800, 2000)
+    np.testing.assert_allclose(compute(part), [reference.metrics(row) for row in part], rtol=1e-6)
+
+
+def test_a_row_is_one_row():
+    logits = reference.rows(1, 1000)[0]
+    assert compute(logits, 0.5).shape == (3,)
+    np.testing.assert_allclose(compute(logits, 0.5), reference.metrics(logits, 0.5), rtol=1e-6)
+    assert compute(logits[np.newaxis]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_dlpack_is_read_where_it_is(dtype):
+    logits = reference.rows(4, 500).astype(dtype)
+    seen = view(Dlpack(logits[::2]))
+    assert (seen.pointer, seen.rows, seen.vocab_size, seen.row_stride) == (address(logits), 2, 500, 1000)
+    np.testing.assert_array_equal(compute(Dlpack(logits)), compute(logits))
+
+
+def test_dlpack_is_kept_while_it_is_read_and_no_longer():
+    logits = reference.rows(2, 500)
+    before = sys.getrefcount(logits)
+    seen = view(Dlpack(logits))
+    assert sys.getrefcount(logits) == before + 1
+    del seen
+    assert sys.getrefcount(logits) == before
+
+
+def test_buffers_are_read_where_they_are():
+    floats = array.array("f", [1, 2, 3])
+    assert view(floats).pointer == floats.buffer_info()[0]
+    np.testing.assert_allclose(compute(floats), reference.metrics([1, 2, 3]), rtol=1e-6)
+    memory = (ctypes.c_float * 3)(1, 2, 3)
+    assert view(memory).pointer == ctypes.addressof(memory)
+
+
+def test_bfloat16_by_dlpack():
+    """No array of the CPU's hands out a bfloat16 by DLPack without torch, so here is the struct itself."""
+    from pita_redis._logits import _DLTensor, _of_dlpack
+
+    logits = reference.rows(2, 64).astype(ml_dtypes.bfloat16)
+    shape = (ctypes.c_int64 * 2)(2, 64)
+    tensor = _DLTensor(address(logits), 1, 0, 2, 4, 16, 1, shape, None, 0)
+    name = b"dltensor"
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+    class Holder:
+        def __dlpack__(self, **arguments):
+            return new(ctypes.addressof(tensor), name, None)
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+    seen = _of_dlpack(Holder(), None)
+    assert seen[:6] == (address(logits), _native.PITA_DTYPE_BF16, _native.PITA_DEVICE_CPU, 2, 64, 64)
+    np.testing.assert_array_equal(compute(Holder()), compute(logits))
+
+
+@pytest.mark.parametrize(
+    "logits, error, words",
+    [
+        (np.zeros((2, 3)), TypeError, "float64"),
+        (np.zeros((2, 3), ">f4"), TypeError, "byte order"),
+        (np.zeros((2, 3), np.int32), TypeError, "int32"),
+        (np.zeros((2, 3, 4), np.float32), ValueError, r"\(2, 3, 4\)"),
+        (np.zeros((), np.float32), ValueError, "shape"),
+        (np.zeros((2, 6), np.float32)[:, ::2], ValueError, "2 elements apart"),
+        (np.zeros((3, 2), np.float32).T, ValueError, "side by side"),
+        (np.broadcast_to(np.zeros(3, np.float32), (2, 3)), ValueError, "0 elements apart"),
+        (np.zeros((2, 3), np.float32)[::-1], ValueError, "-3 elements apart"),
+        ([[1.0, 2.0]], TypeError, "a list"),
+        ("logits", TypeError, "a str"),
+        (b"1234", TypeError, "uint8"),
+        (np.zeros((0, 3), np.float32), ValueError, "len is 0"),
+        (np.zeros((2, 0), np.float32), ValueError, "vocab_size"),
+        (Dlpack(np.zeros((2, 3))), TypeError, "64 bits"),
+    ],
+)
+def test_other_things_are_refused_in_words(logits, error, words):
+    with pytest.raises(error, match=words):
+        compute(logits)
+
+
+def test_other_devices_are_refused_in_words():
+    from pita_redis._logits import _DLTensor, _of_dlpack
+
+    class Holder:
+        tensor = _DLTensor(4096, 10, 0, 1, 2, 32, 1, (ctypes.c_int64 * 1)(8), None, 0)
+
+        def __dlpack__(self):
+            new = ctypes.pythonapi.PyCapsule_New
+            new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+            return new(ctypes.addressof(self.tensor), b"dltensor", None)
+
+        def __dlpack_device__(self):
+            return (10, 0)
+
+    with pytest.raises(TypeError, match="device 10"):
+        _of_dlpack(Holder(), None)
+
+
+torch_only = pytest.mark.skipif("not __import__('importlib').util.find_spec('torch')", reason="torch is not installed")
+
+
+@torch_only
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_torch_is_read_where_it_is(name):
+    import torch
+
+    logits = torch.from_numpy(reference.rows(4, 1000)).to(getattr(torch, name))
+    seen = view(logits[1:3, 100:])
+    assert (seen.pointer, seen.rows) == (logits[1:3, 100:].data_ptr(), 2)
+    assert (seen.vocab_size, seen.row_stride) == (900, 1000)
+    wanted = [reference.metrics(row, 0.25) for row in logits.float().numpy()]
+    np.testing.assert_allclose(compute(logits, 0.25), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(compute(Dlpack(logits)), compute(logits))
+
+
+@torch_only
+@pytest.mark.parametrize("dtype, device", [("float64", "cpu"), ("float32", "meta")])
+def test_other_tensors_are_refused_in_words(dtype, device):
+    import torch
+
+    with pytest.raises(TypeError, match=dtype if device == "cpu" else device):
+        compute(torch.zeros(2, 3, dtype=getattr(torch, dtype), device=device))
+
+
+def test_a_cuda_buffer_goes_to_the_library_with_its_pointer_and_stream():
+    """Without a driver the library refuses it; what it would get is seen here."""
+    from pita_redis._logits import _DLTensor, _of_dlpack
+
+    asked = []
+
+    class Holder:
+        tensor = _DLTensor(4096, 2, 0, 2, 2, 16, 1, (ctypes.c_int64 * 2)(2, 8), None, 64)
+
+        def __dlpack__(self, stream=None):
+            asked.append(stream)
+            new = ctypes.pythonapi.PyCapsule_New
+            new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+            return new(ctypes.addressof(self.tensor), b"dltensor", None)
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    seen = _of_dlpack(Holder(), 77)
+    assert seen[:7] == (4096 + 64, _native.PITA_DTYPE_F16, _native.PITA_DEVICE_CUDA, 2, 8, 8, 77)
+    assert _of_dlpack(Holder(), None).stream == 0
+    assert asked == [77, 1]
+    with pytest.raises(NotImplementedError, match="PITA_ERR_UNSUPPORTED"):
+        compute(Holder())
