@@ -41,7 +41,7 @@ class Limited:
         self._since = float("-inf")
         self._lines = 0
 
-    def log(self, level: int, message: str, *arguments: object) -> None:
+    def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
         now = time.monotonic()
         left_out = ""
         if now - self._since >= self.SECONDS:
@@ -50,4 +50,4 @@ class Limited:
             self._since, self._lines = now, 0
         self._lines += 1
         if self._lines <= self.LINES:
-            logger.log(level, message + "%s", *arguments, left_out)
+            logger.log(level, message + "%s", *arguments, left_out, exc_info=exc_info)

@@ -12,11 +12,11 @@ from ._native import lib
 
 
 class _Users:
-    """How many have opened the pool and not closed it."""
+    """Who has opened the pool and not closed it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.count = 0
+        self.all: set[object] = set()
         self.url: str | None = None
 
 
@@ -42,12 +42,14 @@ atexit.register(_close_at_exit)
 util.register_after_fork(_users, lambda _: util.Finalize(None, _close_at_exit, exitpriority=0))
 
 
-def acquire(url: str | None) -> None:
-    """Opens the pool, by the environment if `url` is None. Each success wants one :func:`release`."""
+def acquire(url: str | None) -> object:
+    """Opens the pool, by the environment if `url` is None. What is returned is for :func:`release`."""
     with _users.lock:
         _open(url)
-        _users.count += 1
+        user = object()
+        _users.all.add(user)
         _users.url = url
+        return user
 
 
 def _open(url: str | None) -> None:
@@ -55,12 +57,19 @@ def _open(url: str | None) -> None:
     errors.check(lib.pita_redis_open(None if url is None else encode(url, "url")))
 
 
-def release() -> None:
-    """Closes the pool if nobody else has it open."""
+def release(user: object) -> None:
+    """Closes the pool if nobody else has it open. Twice does no harm."""
     with _users.lock:
-        _users.count -= 1
-        if _users.count == 0:
-            errors.check(lib.pita_redis_close())
+        if user in _users.all:
+            _users.all.remove(user)
+            if not _users.all:
+                errors.check(lib.pita_redis_close())
+
+
+def reopen() -> None:
+    """Opens a pool again that somebody has closed by the library itself."""
+    with _users.lock:
+        _open(_users.url)
 
 
 def is_open() -> bool:

@@ -114,8 +114,7 @@ class RedisManager:
         if url is None and (host, port, db) != (None, None, None):
             url = _url_of(host, port, db)
         self._url = url
-        _pool.acquire(url)
-        self._is_open = True
+        self._user = _pool.acquire(url)
 
     def close(self) -> None:
         """Closes the pool, if no other manager uses it. With ``write=behind`` what is queued is written first.
@@ -123,9 +122,7 @@ class RedisManager:
         Raises:
             DeadlineError: time ran out; the message says how many records were given up.
         """
-        if self._is_open:
-            self._is_open = False
-            _pool.release()
+        _pool.release(self._user)
 
     def __enter__(self) -> RedisManager:
         return self

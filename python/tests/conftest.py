@@ -1,6 +1,7 @@
 """A redis-server of the tests' own, and a manager on it."""
 
 import contextlib
+import gc
 import os
 import shutil
 import socket
@@ -11,7 +12,7 @@ import time
 import pytest
 import redis
 
-import pita_redis
+from pita_redis import RedisManager, _engine, _pool
 
 
 def eventually(condition, seconds=10.0):
@@ -63,6 +64,16 @@ class Server:
         self._folder.cleanup()
 
 
+@pytest.fixture(autouse=True)
+def closed_pool():
+    """Each test finds the process's pool closed, whatever became of the one before."""
+    yield
+    _engine.store_of_process.cache_clear()
+    gc.collect()
+    for user in list(_pool._users.all):
+        _pool.release(user)
+
+
 @pytest.fixture(scope="session")
 def _session_server():
     server = Server()
@@ -84,7 +95,7 @@ def server(_session_server, monkeypatch):
 
 @pytest.fixture
 def manager(server):
-    with pita_redis.RedisManager() as manager:
+    with RedisManager() as manager:
         yield manager
 
 
