@@ -16,7 +16,8 @@ export CC
 .PHONY: help
 help:
 	@echo 'make demo      an engine stores metrics of its tokens, a sampler takes and shows them'
-	@echo 'make test      all tests: Rust, C++, valgrind, the installed package'
+	@echo 'make test      all tests: Rust, C++, valgrind, the installed package, Python'
+	@echo 'make test-vllm a real vLLM engine on the CPU with the processor for it; installs vLLM into target/vllm (gigabytes)'
 	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
 	@echo 'make test-sanitizers  C++ tests and SANITIZER_SECONDS ($(SANITIZER_SECONDS)) of soak, with AddressSanitizer and ThreadSanitizer'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
@@ -45,6 +46,15 @@ test:
 	cmake --build build --parallel 2
 	ctest --test-dir build --output-on-failure --parallel 2
 	@awk -f scripts/summary.awk build/Testing/Temporary/LastTest.log
+	@scripts/python-env.sh build/python
+	build/python/bin/python -m pytest --quiet
+
+.PHONY: test-vllm
+test-vllm:
+	@scripts/setup.sh python
+	@scripts/vllm-env.sh target/vllm
+	target/vllm/bin/python -m pytest --quiet
+	@PYTHONPATH=python/tests scripts/with-redis.sh target/vllm/bin/python python/engines/vllm_engine.py
 
 .PHONY: test-kernels
 test-kernels:

@@ -39,7 +39,15 @@ need_test() {
     need valgrind has valgrind
     need binutils has readelf
     need openssl has openssl
-    need python3-redis has_python_redis
+    need_python
+}
+
+need_python() {
+    need_build
+    need make has make
+    need redis-server has redis-server
+    need python3 has python3
+    need python3-venv python3 -c 'import ensurepip'
 }
 
 # For NEON: a compiler for aarch64, an emulator, and Rust's standard library for it, where rustup has brought none.
@@ -71,16 +79,12 @@ need_fuzz() {
 }
 
 need_peers() {
+    need python3 has python3
     need python3-venv python3 -c 'import ensurepip'
 }
 
 has_header() {
     echo "#include <$2>" | cc -x "$1" -fsyntax-only -
-}
-
-# The python3 of PATH may be a version manager's, without the system's modules.
-has_python_redis() {
-    python3 -c 'import redis' || /usr/bin/python3 -c 'import redis'
 }
 
 as_root() {
@@ -150,9 +154,9 @@ need_lint() {
 
 need_cargo
 case $task in
-    build | demo | bench | test | lint | kernels | sanitizers | fuzz | peers) "need_$task" ;;
+    build | demo | bench | test | lint | kernels | sanitizers | fuzz | peers | python) "need_$task" ;;
     *)
-        echo "usage: $0 build|demo|bench|test|lint|kernels|sanitizers|fuzz|peers" >&2
+        echo "usage: $0 build|demo|bench|test|lint|kernels|sanitizers|fuzz|peers|python" >&2
         exit 2
         ;;
 esac

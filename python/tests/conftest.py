@@ -69,7 +69,8 @@ def closed_pool():
     """Each test finds the process's pool closed, whatever became of the one before."""
     yield
     _engine.store_of_process.cache_clear()
-    gc.collect()
+    if _pool._users.all:
+        gc.collect()
     for user in list(_pool._users.all):
         _pool.release(user)
 
