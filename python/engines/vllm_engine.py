@@ -131,8 +131,8 @@ def check_values(folder, manager):
 def measure(folder, manager):
     """Steps of eight requests with metrics, and without, in turn, in one engine."""
     make_model(folder, 32000, 512)
-    llm = LLM(folder, max_model_len=256, max_num_seqs=8, enforce_eager=True)
-    steps, rounds = 100, 12
+    llm = LLM(folder, max_model_len=256, max_num_seqs=8, enforce_eager=True, dtype="float32")
+    steps, rounds = 50, 30
     times = {"with": [], "without": []}
     for number in range(2 * rounds + 2):
         name = "with" if number % 2 else "without"

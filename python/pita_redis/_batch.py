@@ -60,6 +60,7 @@ class Batch:
     def __init__(self, count: int) -> None:
         self.count = count
         self._ids = (ctypes.c_char_p * count)()
+        self._ids_are: list[Any] | None = None
         self._row_of = Numbers("row_of", np.uintp, count)
         self._temperatures = Numbers("temperatures", np.float32, count)
         self._token_indices = Numbers("token_indices", np.int64, count)
@@ -80,12 +81,22 @@ class Batch:
         if req_ids is None:
             struct.req_ids = None
         else:
-            self._ids[:] = _encoded(req_ids)
+            self._fill_ids(req_ids)
             struct.req_ids = self._ids
         struct.row_of = self._row_of.fill(row_of)
         struct.temperatures = self._temperatures.fill(temperatures)
         struct.token_indices = self._token_indices.fill(token_indices)
         struct.metrics = self._metrics.fill(metrics)
+
+    def _fill_ids(self, req_ids: Sequence[Any]) -> None:
+        if isinstance(req_ids, (str, bytes)):
+            raise TypeError("req_ids is a single id, not a sequence of them")
+        # From step to step the requests are mostly the same.
+        given = list(req_ids)
+        if given != self._ids_are:
+            self._ids_are = None
+            self._ids[:] = _encoded(given)
+            self._ids_are = given
 
     def release(self) -> None:
         """Lets go of the logits, and leaves the rest to the next call."""
@@ -132,8 +143,6 @@ def address(array: np.ndarray) -> int:
 
 
 def _encoded(req_ids: Sequence[RequestId | None]) -> Sequence[bytes | None]:
-    if isinstance(req_ids, (str, bytes)):
-        raise TypeError("req_ids is a single id, not a sequence of them")
     try:
         # All of one type, as usual: a loop in C.
         encoded = req_ids if type(req_ids[0]) is bytes else [*map(str.encode, req_ids)]
