@@ -116,7 +116,7 @@ def check_values(folder, manager):
             tokens += tokens_here
             records += len(taken)
             worst = max(worst, errors.max())
-    left = [key for key in client().keys()]
+    left = client().keys()
     assert not left, f"left in Redis: {left}"
     print(
         f"vLLM: {len(prompts)} requests, {samples} lists, {tokens} tokens, {records} records, worst error {worst:.1e}",

@@ -72,6 +72,11 @@ class pita_stats_t(ctypes.Structure):
     ]
 
 
+def new_stats() -> pita_stats_t:
+    """Room for the stats."""
+    return pita_stats_t(struct_size=ctypes.sizeof(pita_stats_t))
+
+
 class pita_batch_t(ctypes.Structure):
     # Pointers to numbers are void pointers here: an address is what numpy and torch have.
     _fields_ = [

@@ -74,8 +74,7 @@ def reopen() -> None:
 
 def is_open() -> bool:
     """Whether the pool is open, by whomever."""
-    stats = _native.pita_stats_t(struct_size=_native.ctypes.sizeof(_native.pita_stats_t))
-    return lib.pita_redis_stats(stats) == _native.PITA_OK
+    return lib.pita_redis_stats(_native.new_stats()) == _native.PITA_OK
 
 
 def start(url: str | None, url_with_autostart: str) -> None:

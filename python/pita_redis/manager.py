@@ -238,7 +238,7 @@ class RedisManager:
         if records.ndim != 2 or records.shape[1] != 3:
             raise ValueError(f"metrics have the shape {records.shape}, not (n, 3)")
         index = -1 if token_index is None else token_index
-        errors.check(lib.pita_store_metrics(encode_id(req_id), index, address(records), len(records)))
+        errors.check(lib.pita_store_metrics(_pool.encode(req_id, "req_id"), index, address(records), len(records)))
 
     def compute(
         self, logits: Any, temperatures: Any = None, *, row_of: Any = None, metrics: Any = None, stream: int | None = None
@@ -269,7 +269,7 @@ class RedisManager:
             DeadlineError: a TimeoutError; there are fewer. Nothing was taken.
             BadRecordError: an element of the list is no record. Nothing was taken.
         """
-        identifier = encode_id(req_id)
+        identifier = _pool.encode(req_id, "req_id")
         if expected is None:
             if timeout is not None:
                 raise ValueError("timeout is for waiting: it wants expected")
@@ -291,12 +291,12 @@ class RedisManager:
     def count(self, req_id: RequestId) -> int:
         """How many records a request has."""
         count = ctypes.c_size_t()
-        errors.check(lib.pita_count_metrics(encode_id(req_id), count))
+        errors.check(lib.pita_count_metrics(_pool.encode(req_id, "req_id"), count))
         return count.value
 
     def discard(self, req_id: RequestId) -> None:
         """Deletes all records of a request."""
-        errors.check(lib.pita_discard_metrics(encode_id(req_id)))
+        errors.check(lib.pita_discard_metrics(_pool.encode(req_id, "req_id")))
 
     def flush(self, timeout: float = 1.0) -> None:
         """Waits until all that was queued is stored, with ``write=behind``; at most `timeout` seconds.
@@ -309,7 +309,7 @@ class RedisManager:
 
     def stats(self) -> Stats:
         """What the process's pool has done since it was opened."""
-        out = _native.pita_stats_t(struct_size=ctypes.sizeof(_native.pita_stats_t))
+        out = _native.new_stats()
         errors.check(lib.pita_redis_stats(out))
         values = {field.name: getattr(out, field.name) for field in dataclasses.fields(Stats)}
         for name in ("store_latency", "round_trip_latency"):
@@ -329,10 +329,6 @@ def compute(
     finally:
         batch.release()
     return out[0] if rows.is_row and row_of is None else out
-
-
-def encode_id(req_id: RequestId) -> bytes:
-    return _pool.encode(req_id, "req_id")
 
 
 # Most lists fit; a longer one is taken at the second try.

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import dlpack
 import reference
 from pita_redis import _native, compute
 from pita_redis._logits import view
@@ -81,26 +82,12 @@ def test_buffers_are_read_where_they_are():
 
 
 def test_bfloat16_by_dlpack():
-    """No array of the CPU's hands out a bfloat16 by DLPack without torch, so here is the struct itself."""
-    from pita_redis._logits import _DLTensor, _of_dlpack
-
+    """No array of the CPU's hands out a bfloat16 by DLPack without torch."""
     logits = reference.rows(2, 64).astype(ml_dtypes.bfloat16)
-    shape = (ctypes.c_int64 * 2)(2, 64)
-    tensor = _DLTensor(address(logits), 1, 0, 2, 4, 16, 1, shape, None, 0)
-    name = b"dltensor"
-    new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-
-    class Holder:
-        def __dlpack__(self, **arguments):
-            return new(ctypes.addressof(tensor), name, None)
-
-        def __dlpack_device__(self):
-            return (1, 0)
-
-    seen = _of_dlpack(Holder(), None)
+    holder = dlpack.ByHand(address(logits), dlpack.CPU, dlpack.BFLOAT, 16, (2, 64))
+    seen = view(holder)
     assert seen[:6] == (address(logits), _native.PITA_DTYPE_BF16, _native.PITA_DEVICE_CPU, 2, 64, 64)
-    np.testing.assert_array_equal(compute(Holder()), compute(logits))
+    np.testing.assert_array_equal(compute(holder), compute(logits))
 
 
 @pytest.mark.parametrize(
@@ -129,21 +116,8 @@ def test_other_things_are_refused_in_words(logits, error, words):
 
 
 def test_other_devices_are_refused_in_words():
-    from pita_redis._logits import _DLTensor, _of_dlpack
-
-    class Holder:
-        tensor = _DLTensor(4096, 10, 0, 1, 2, 32, 1, (ctypes.c_int64 * 1)(8), None, 0)
-
-        def __dlpack__(self):
-            new = ctypes.pythonapi.PyCapsule_New
-            new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-            return new(ctypes.addressof(self.tensor), b"dltensor", None)
-
-        def __dlpack_device__(self):
-            return (10, 0)
-
     with pytest.raises(TypeError, match="device 10"):
-        _of_dlpack(Holder(), None)
+        view(dlpack.ByHand(4096, (10, 0), dlpack.FLOAT, 32, (8,)))
 
 
 torch_only = pytest.mark.skipif("not __import__('importlib').util.find_spec('torch')", reason="torch is not installed")
@@ -174,25 +148,10 @@ def test_other_tensors_are_refused_in_words(dtype, device):
 
 def test_a_cuda_buffer_goes_to_the_library_with_its_pointer_and_stream():
     """Without a driver the library refuses it; what it would get is seen here."""
-    from pita_redis._logits import _DLTensor, _of_dlpack
-
-    asked = []
-
-    class Holder:
-        tensor = _DLTensor(4096, 2, 0, 2, 2, 16, 1, (ctypes.c_int64 * 2)(2, 8), None, 64)
-
-        def __dlpack__(self, stream=None):
-            asked.append(stream)
-            new = ctypes.pythonapi.PyCapsule_New
-            new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-            return new(ctypes.addressof(self.tensor), b"dltensor", None)
-
-        def __dlpack_device__(self):
-            return (2, 0)
-
-    seen = _of_dlpack(Holder(), 77)
+    holder = dlpack.ByHand(4096, dlpack.CUDA, dlpack.FLOAT, 16, (2, 8), byte_offset=64)
+    seen = view(holder, 77)
     assert seen[:7] == (4096 + 64, _native.PITA_DTYPE_F16, _native.PITA_DEVICE_CUDA, 2, 8, 8, 77)
-    assert _of_dlpack(Holder(), None).stream == 0
-    assert asked == [77, 1]
+    assert view(holder).stream == 0
+    assert holder.streams == [77, 1]
     with pytest.raises(NotImplementedError, match="PITA_ERR_UNSUPPORTED"):
-        compute(Holder())
+        compute(holder)

@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 
+import dlpack
 import pita_redis
 import reference
 import vllm_stand_in
@@ -663,30 +664,14 @@ def test_a_wrong_type_of_logits_does_not_stop_the_engine(v1, manager, caplog):
     assert "float64" in caplog.text
 
 
-class OnGpu:
+class OnGpu(dlpack.ByHand):
     """Logits that the library refuses as it does a CUDA tensor without a driver, until they are copied."""
 
-    shape = (1, VOCABULARY)
-
     def __init__(self, logits):
+        super().__init__(4096, dlpack.CUDA, dlpack.FLOAT, 32, logits.shape)
         self._logits = logits
-        self.copies = 0
-
-    def __dlpack_device__(self):
-        return (2, 0)
-
-    def __dlpack__(self, stream=None):
-        import ctypes
-
-        from pita_redis._logits import _DLTensor
-
-        self._tensor = _DLTensor(4096, 2, 0, 2, 2, 32, 1, (ctypes.c_int64 * 2)(*self.shape), None, 0)
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        return new(ctypes.addressof(self._tensor), b"dltensor", None)
 
     def cpu(self):
-        self.copies += 1
         return self._logits
 
 
