@@ -183,16 +183,6 @@ TEST_F(Autostart, DoesNotEndAServerThatWasThere) {
     store_and_take("a");
 }
 
-TEST_F(Autostart, LeavesAParentsServerToTheParent) {
-    ASSERT_OK(pita_redis_open(url().c_str()));
-    Child child([] {
-        EXPECT_OK(pita_redis_stop_servers());
-        store_and_take("child");
-    });
-    EXPECT_TRUE(child.succeeded());
-    store_and_take("parent");
-}
-
 // --- passwords -------------------------------------------------------------------------------------------------------
 
 // With all that could mean something in a configuration file or a URL.
@@ -377,6 +367,16 @@ TEST_F(ForkAutostart, EndsWhenItsProcessIsKilled) {
     EXPECT_TRUE(is_listening(port));
     child.kill();
     EXPECT_TRUE(eventually([&] { return !is_listening(port); }));
+}
+
+TEST_F(ForkAutostart, LeavesAParentsServerToTheParent) {
+    ASSERT_OK(pita_redis_open(url().c_str()));
+    Child child([] {
+        EXPECT_OK(pita_redis_stop_servers());
+        store_and_take("child");
+    });
+    EXPECT_TRUE(child.succeeded());
+    store_and_take("parent");
 }
 
 TEST_F(ForkAutostart, OutlivesAForkedChild) {

@@ -178,16 +178,19 @@ fn end(child: &mut Child) -> io::Result<ExitStatus> {
 
 /// Ends the servers that this process has started, and waits until they have ended.
 pub fn stop() {
-    let Some(servers) = SERVERS.swap(None) else { return };
+    let is_mine = |server: &Arc<Server>| server.parent == process::id();
+    // A forked child leaves its parent's in the list, untouched: another thread may have been in them at the fork.
+    let Some(servers) = SERVERS.rcu(|servers| {
+        let all = servers.as_ref()?;
+        Some(Arc::new(all.iter().filter(|server| !is_mine(server)).cloned().collect::<Vec<_>>()))
+    }) else {
+        return;
+    };
     let (sender, done) = mpsc::channel();
-    for server in servers.iter() {
-        if server.parent == process::id() {
-            // Fails where the server has ended by itself.
-            drop(server.stop.send(sender.clone()));
-        }
+    for server in servers.iter().filter(|server| is_mine(server)) {
+        // Fails where the server has ended by itself.
+        drop(server.stop.send(sender.clone()));
     }
-    // A forked child leaves its parent's as they are: another thread may have been in them at the fork.
-    std::mem::forget(servers);
     drop(sender);
     // Nothing comes; this ends when all senders are gone.
     let _ = done.recv();
