@@ -19,6 +19,7 @@
 #include "pita_redis.h"
 #include "support/child.hpp"
 #include "support/closed_port.hpp"
+#include "support/environment.hpp"
 #include "support/eventually.hpp"
 #include "support/processes.hpp"
 #include "support/records.hpp"
@@ -149,6 +150,46 @@ TEST_F(Autostart, ListensOnAUnixSocketForThisUserAlone) {
     ASSERT_EQ(stat(path.c_str(), &found), 0);
     EXPECT_EQ(found.st_mode & 0777U, 0700U);
     EXPECT_EQ(Hiredis(path).setting("port"), "0") << "on nothing else";
+}
+
+// --- started by a call of its own ------------------------------------------------------------------------------------
+
+TEST_F(Autostart, StartsAServerUnderAPoolThatIsOpen) {
+    const std::string url = "redis://127.0.0.1:" + std::to_string(port) + "/3?write=behind&timeout_ms=60000";
+    ASSERT_OK(pita_redis_open(url.c_str()));
+    ASSERT_OK(store_at("a", 0, records(1)));
+    ASSERT_OK(pita_redis_start_server(url.c_str()));
+    EXPECT_OK(pita_redis_flush(60000)) << "what was queued is not lost";
+    EXPECT_EQ(take("a").records, records(1));
+    EXPECT_OK(pita_redis_start_server(url.c_str()));
+    EXPECT_EQ(started().size(), 1U) << "twice is once";
+    EXPECT_OK(pita_redis_stop_servers());
+    EXPECT_FALSE(is_listening(port));
+}
+
+TEST_F(Autostart, StartsAServerAndOpensNothing) {
+    ASSERT_OK(pita_redis_start_server(url().c_str()));
+    EXPECT_TRUE(is_listening(port));
+    EXPECT_FAILS(PITA_ERR_NOT_OPEN, pita_redis_ping(), "not open");
+}
+
+TEST_F(Autostart, StartsNothingWhereAServerAnswers) {
+    RedisServer there;
+    const std::string url = "redis://127.0.0.1:" + std::to_string(there.port());
+    const std::set<pid_t> before = started();
+    EXPECT_OK(pita_redis_start_server(url.c_str()));
+    EXPECT_EQ(started(), before);
+    const Environment environment({{"REDIS_URL", url}});
+    EXPECT_OK(pita_redis_start_server(nullptr));
+    EXPECT_EQ(started(), before);
+}
+
+TEST_F(Autostart, StartsNothingOnAnotherMachine) {
+    EXPECT_FAILS(PITA_ERR_CONFIG, pita_redis_start_server("redis://192.0.2.1?connect_timeout_ms=50"), "192.0.2.1",
+                 "another machine");
+    const std::string tls = "rediss://127.0.0.1:" + std::to_string(port);
+    EXPECT_FAILS(PITA_ERR_CONFIG, pita_redis_start_server(tls.c_str()), "TLS");
+    EXPECT_FAILS(PITA_ERR_CONFIG, pita_redis_start_server("localhost"), "scheme");
 }
 
 // --- stopped before the process ends ---------------------------------------------------------------------------------

@@ -388,7 +388,24 @@ pita_status_t pita_redis_flush(uint32_t timeout_ms);
 // Blocks: with `write=behind` for the URL's `timeout_ms` at most; otherwise no. Since: 0.1.0.
 pita_status_t pita_redis_close(void);
 
-// Ends the servers that `autostart=1` has started in this process, and waits until they have ended.
+// Starts a private server where none listens, as `autostart=1` does, and waits until it answers.
+//
+// The pool is left alone, open or closed: one that is open connects to the new server by itself. Where a server answers,
+// nothing is done. redis-server or valkey-server is looked for in PATH; it keeps everything in memory, and ends with this
+// process, or by `pita_redis_stop_servers`.
+//
+// @param url  Where Redis is to be; of the options only those of the connection count. NULL: from the environment.
+//
+// @return PITA_OK: a server answers. PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes);
+//         PITA_ERR_CONFIG (`url` or a variable cannot be understood, or nothing answers there and it is another machine
+//         or wants TLS); PITA_ERR_UNAVAILABLE (no server can be started); PITA_ERR_AUTH and PITA_ERR_REDIS (the server that
+//         listens refuses); PITA_ERR_PANIC.
+//
+// Blocks: until the server answers, for ten seconds at most. Since: 0.1.0.
+pita_status_t pita_redis_start_server(const char *url);
+
+// Ends the servers that `autostart=1` or `pita_redis_start_server` has started in this process, and waits until they have
+// ended.
 //
 // Without it they end with the process. Servers that were there before, or that other processes have started, are left alone,
 // and so is the pool, open or closed. What such a server holds is gone: take it first.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::args;
 use super::boundary::guard;
 use super::extensible::{self, Extensible};
-use crate::error::pita_status_t;
+use crate::error::{Result, pita_status_t};
 use crate::metrics::{self, kernel};
 use crate::redis::{self, Config, Latency};
 
@@ -81,13 +81,23 @@ unsafe impl Extensible for pita_stats_t {
 pub unsafe extern "C" fn pita_redis_open(url: *const c_char) -> pita_status_t {
     guard(|| {
         // SAFETY: the caller's promise.
-        let config = match unsafe { args::url(url) }? {
-            Some(url) => Config::from_url(url)?,
-            None => Config::from_env()?,
-        };
+        let config = unsafe { settings(url) }?;
         metrics::check_environment()?;
         redis::open(config)
     })
+}
+
+/// What a caller's URL says, or without one the environment.
+///
+/// # Safety
+///
+/// As for `args::url`.
+unsafe fn settings(url: *const c_char) -> Result<Config> {
+    // SAFETY: the caller's promise.
+    match unsafe { args::url(url) }? {
+        Some(url) => Config::from_url(url),
+        None => Config::from_env(),
+    }
 }
 
 /// Asks Redis for a sign of life.
@@ -138,7 +148,30 @@ pub extern "C" fn pita_redis_close() -> pita_status_t {
     guard(redis::close)
 }
 
-/// Ends the servers that `autostart=1` has started in this process, and waits until they have ended.
+/// Starts a private server where none listens, as `autostart=1` does, and waits until it answers.
+///
+/// The pool is left alone, open or closed: one that is open connects to the new server by itself. Where a server answers,
+/// nothing is done. redis-server or valkey-server is looked for in PATH; it keeps everything in memory, and ends with this
+/// process, or by `pita_redis_stop_servers`.
+///
+/// @param url  Where Redis is to be; of the options only those of the connection count. NULL: from the environment.
+///
+/// @return PITA_OK: a server answers. PITA_ERR_INVALID_ARGUMENT (`url` is not UTF-8, or longer than 8192 bytes);
+///         PITA_ERR_CONFIG (`url` or a variable cannot be understood, or nothing answers there and it is another machine
+///         or wants TLS); PITA_ERR_UNAVAILABLE (no server can be started); PITA_ERR_AUTH and PITA_ERR_REDIS (the server that
+///         listens refuses); PITA_ERR_PANIC.
+///
+/// Blocks: until the server answers, for ten seconds at most. Since: 0.1.0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pita_redis_start_server(url: *const c_char) -> pita_status_t {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        redis::start_server(&unsafe { settings(url) }?)
+    })
+}
+
+/// Ends the servers that `autostart=1` or `pita_redis_start_server` has started in this process, and waits until they have
+/// ended.
 ///
 /// Without it they end with the process. Servers that were there before, or that other processes have started, are left alone,
 /// and so is the pool, open or closed. What such a server holds is gone: take it first.

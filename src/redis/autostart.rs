@@ -16,6 +16,7 @@ use arc_swap::ArcSwapOption;
 
 use super::config::{Address, Config};
 use super::connection::{Connection, Means};
+use super::tls;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level};
 use crate::process::{self, end_with_this_thread, with_signals_blocked};
@@ -25,8 +26,8 @@ const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 /// For the server to answer. It does so within a tenth of a second, on a machine that is not busy.
 const START: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
-/// How soon the end of a server, or the wish for it, is seen.
-const WATCH: Duration = Duration::from_millis(50);
+/// How soon the end of a server is seen: at first, and when it has run for long.
+const WATCH: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// For a server to end when it is told to, before it is killed.
 const END: Duration = Duration::from_secs(2);
 /// For another process's server, where ours could not listen.
@@ -37,11 +38,12 @@ const OTHERS: Duration = Duration::from_secs(1);
 /// Of two processes that start one at the same time for the same port, one server cannot listen and ends; both processes go on
 /// with the other. A unix socket can be taken away from a server, so there a file beside it is locked meanwhile.
 pub fn ensure(config: &Config) -> Result<()> {
-    let means = Means { config: config.clone(), tls: None };
+    let means = Means { config: config.clone(), tls: tls::Settings::of(config)? };
     let deadline = Instant::now() + START;
     if is_there(&means, config.connect_timeout)? {
         return Ok(());
     }
+    config.check_autostart()?;
     let _lock = match &config.address {
         Address::Tcp { .. } => None,
         Address::Unix(path) => Some(lock_beside(path, deadline)?),
@@ -122,23 +124,30 @@ fn start(config: &Config) -> Result<Receiver<Event>> {
     // Nobody may be listening any more.
     let tell = move |event| drop(sender.send(event));
     let (stop, stops) = mpsc::channel();
-    let run = move || match spawn(&settings) {
-        Ok(child) => {
-            tell(Event::Started(child.id()));
-            tell(Event::Ended(
-                watch(child, &stops).map_or_else(|error| error.to_string(), |status| status.to_string()),
-            ));
-        }
-        Err(error) => tell(Event::NotStarted(error)),
-    };
-    with_signals_blocked(|| thread::Builder::new().name("pita-autostart".into()).spawn(run))
-        .map_err(|error| failed(config, &error.to_string()))?;
+    // It is in the list before it runs, so that a stop finds it at any time.
     let server = Arc::new(Server { parent: process::id(), stop });
-    SERVERS.rcu(|servers| {
-        let before = servers.iter().flat_map(|servers| servers.iter());
-        Some(Arc::new(before.chain([&server]).cloned().collect::<Vec<_>>()))
-    });
-    Ok(events)
+    change_servers(|servers| servers.push(server.clone()));
+    let me = server.clone();
+    let run = move || {
+        match spawn(&settings) {
+            Ok(child) => {
+                tell(Event::Started(child.id()));
+                tell(Event::Ended(
+                    watch(child, &stops).map_or_else(|error| error.to_string(), |status| status.to_string()),
+                ));
+            }
+            Err(error) => tell(Event::NotStarted(error)),
+        }
+        change_servers(|servers| servers.retain(|server| !Arc::ptr_eq(server, &me)));
+    };
+    let thread = with_signals_blocked(|| thread::Builder::new().name("pita-autostart".into()).spawn(run));
+    match thread {
+        Ok(_) => Ok(events),
+        Err(error) => {
+            change_servers(|servers| servers.retain(|other| !Arc::ptr_eq(other, &server)));
+            Err(failed(config, &error.to_string()))
+        }
+    }
 }
 
 /// The servers that this process has started, and a forked child's parent.
@@ -150,14 +159,26 @@ struct Server {
     stop: mpsc::Sender<mpsc::Sender<()>>,
 }
 
+/// Without a lock, which a fork could leave held. A forked child leaves its parent's servers in the list, untouched: another
+/// thread may have been in them at the fork.
+fn change_servers(change: impl Fn(&mut Vec<Arc<Server>>)) {
+    SERVERS.rcu(|servers| {
+        let mut servers = servers.as_deref().cloned().unwrap_or_default();
+        change(&mut servers);
+        Some(Arc::new(servers))
+    });
+}
+
 /// Waits for the end of a server, or until somebody wants it ended.
 fn watch(mut child: Child, stops: &Receiver<mpsc::Sender<()>>) -> io::Result<ExitStatus> {
+    let mut patience = WATCH.0;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if let Ok(_done) = stops.recv_timeout(WATCH) {
-            return end(&mut child);
+        match stops.recv_timeout(patience) {
+            Ok(_done) => return end(&mut child),
+            Err(_) => patience = (2 * patience).min(WATCH.1),
         }
     }
 }
@@ -178,16 +199,9 @@ fn end(child: &mut Child) -> io::Result<ExitStatus> {
 
 /// Ends the servers that this process has started, and waits until they have ended.
 pub fn stop() {
-    let is_mine = |server: &Arc<Server>| server.parent == process::id();
-    // A forked child leaves its parent's in the list, untouched: another thread may have been in them at the fork.
-    let Some(servers) = SERVERS.rcu(|servers| {
-        let all = servers.as_ref()?;
-        Some(Arc::new(all.iter().filter(|server| !is_mine(server)).cloned().collect::<Vec<_>>()))
-    }) else {
-        return;
-    };
+    let Some(servers) = SERVERS.load_full() else { return };
     let (sender, done) = mpsc::channel();
-    for server in servers.iter().filter(|server| is_mine(server)) {
+    for server in servers.iter().filter(|server| server.parent == process::id()) {
         // Fails where the server has ended by itself.
         drop(server.stop.send(sender.clone()));
     }
@@ -267,5 +281,20 @@ mod tests {
         assert!(settings.contains("requirepass \"\\x61\\x22\\x0a"), "{settings}");
         assert_eq!(settings.lines().filter(|line| line.starts_with("port")).collect::<Vec<_>>(), ["port 7000"]);
         assert!(settings.contains("databases 21"));
+    }
+
+    #[test]
+    fn a_server_that_has_ended_leaves_the_list() {
+        let has_mine = || SERVERS.load().as_deref().is_some_and(|servers| !servers.is_empty());
+        // Fails at once: no server has a user with a space.
+        let events = start(&Config::from_url("redis://us%20er:pw@127.0.0.1:1").unwrap()).unwrap();
+        while let Ok(event) = events.recv() {
+            assert!(matches!(event, Event::Started(_) | Event::Ended(_)));
+        }
+        let deadline = Instant::now() + START;
+        while has_mine() {
+            assert!(Instant::now() < deadline, "it stays in the list");
+            thread::sleep(POLL);
+        }
     }
 }

@@ -149,21 +149,20 @@ impl Config {
             _ => return Err(Error::config("the URL's scheme is none of redis, rediss, redis+unix, unix")),
         };
         config.read_options(&url)?;
-        config.check_autostart()?;
+        if config.autostart {
+            config.check_autostart()?;
+        }
         Ok(config)
     }
 
     /// A private server is on this machine, and has no certificate.
-    fn check_autostart(&self) -> Result<()> {
-        if !self.autostart {
-            return Ok(());
-        }
+    pub(super) fn check_autostart(&self) -> Result<()> {
         match &self.address {
             _ if self.tls.is_some() => {
                 Err(Error::config("autostart=1 starts a server without TLS, but the URL has rediss"))
             }
             Address::Tcp { host, .. } if !is_loopback(host) => Err(Error::config(format!(
-                "autostart=1 starts a server here, but the URL's host {host:?} is another machine"
+                "autostart=1 starts a server here, but the host {host:?} is another machine"
             ))),
             _ => Ok(()),
         }

@@ -21,7 +21,7 @@ mod tls;
 mod ttl;
 mod writer;
 
-pub use autostart::stop as stop_servers;
+pub use autostart::{ensure as start_server, stop as stop_servers};
 pub use client::{Client, close, current, open};
 pub use config::Config;
 pub use stats::{Latency, Snapshot};
