@@ -158,7 +158,9 @@ TEST_F(Autostart, StartsAServerUnderAPoolThatIsOpen) {
     const std::string url = "redis://127.0.0.1:" + std::to_string(port) + "/3?write=behind&timeout_ms=60000";
     ASSERT_OK(pita_redis_open(url.c_str()));
     ASSERT_OK(store_at("a", 0, records(1)));
+    EXPECT_FAILS(PITA_ERR_UNAVAILABLE, pita_redis_ping(), "refused");
     ASSERT_OK(pita_redis_start_server(url.c_str()));
+    EXPECT_OK(pita_redis_ping()) << "it has noticed";
     EXPECT_OK(pita_redis_flush(60000)) << "what was queued is not lost";
     EXPECT_EQ(take("a").records, records(1));
     EXPECT_OK(pita_redis_start_server(url.c_str()));

@@ -139,6 +139,7 @@ const Refused refused_urls[] = {
     {"AutostartUnknown", "redis://localhost?autostart=2", {"autostart", "\"2\""}},
     {"PrefixTooLong", "redis://localhost?prefix=" + std::string(1025, 'p'), {"prefix", "1025"}},
 
+    {"PortZero", "redis://localhost:0", {"port", "0", "65535"}},
     {"AutostartElsewhere", "redis://example.org?autostart=1", {"autostart=1", "\"example.org\"", "another machine"}},
     {"AutostartOverTls", "rediss://localhost?autostart=1", {"autostart=1", "TLS"}},
     {"TlsAuthoritiesWithoutTls", "redis://localhost?tls_ca=/etc/ca.pem", {"tls_ca", "rediss"}},

@@ -390,7 +390,7 @@ pita_status_t pita_redis_close(void);
 
 // Starts a private server where none listens, as `autostart=1` does, and waits until it answers.
 //
-// The pool is left alone, open or closed: one that is open connects to the new server by itself. Where a server answers,
+// The pool is left alone, open or closed; one that is open there goes on with the new server. Where a server answers,
 // nothing is done. redis-server or valkey-server is looked for in PATH; it keeps everything in memory, and ends with this
 // process, or by `pita_redis_stop_servers`.
 //
@@ -401,7 +401,7 @@ pita_status_t pita_redis_close(void);
 //         or wants TLS); PITA_ERR_UNAVAILABLE (no server can be started); PITA_ERR_AUTH and PITA_ERR_REDIS (the server that
 //         listens refuses); PITA_ERR_PANIC.
 //
-// Blocks: until the server answers, for ten seconds at most. Since: 0.1.0.
+// Blocks: until the server answers, for ten seconds at most, and until an open pool has noticed, for two. Since: 0.1.0.
 pita_status_t pita_redis_start_server(const char *url);
 
 // Ends the servers that `autostart=1` or `pita_redis_start_server` has started in this process, and waits until they have

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import _native
 from ._logits import Logits, view
-from ._pool import encode
+from ._values import c_string, whole
 
 #: A request's id. Bytes are taken as they are: UTF-8.
 RequestId = Union[str, bytes]
@@ -29,52 +29,71 @@ class Metric(enum.IntFlag):
 
 
 class Numbers:
-    """An array of the struct's: as many numbers of one type as there are requests."""
+    """An array of the struct's: numbers of one type, one for each request."""
 
-    def __init__(self, name: str, dtype: type, count: int) -> None:
-        self.name, self.count = name, count
-        self.array = np.zeros(count, dtype)
+    def __init__(self, name: str, dtype: type, room: int) -> None:
+        self.name, self.array = name, np.zeros(room, dtype)
         self.address = address(self.array)
-        self.kinds = "fiu" if dtype is np.float32 else "iu"
-        self.is_signed = dtype is not np.uint32 and dtype is not np.uintp
+        self.is_real = dtype is np.float32
 
-    def fill(self, values: Any) -> int | None:
+    def fill(self, values: Any, count: int) -> int | None:
         """Copies the numbers, or a single one for all; returns where they are."""
         if values is None:
             return None
         given = np.asarray(values)
-        if given.dtype.kind not in self.kinds:
-            what = "numbers" if "f" in self.kinds else "whole numbers"
-            raise TypeError(f"{self.name} are {given.dtype}, not {what}")
-        if given.ndim and given.shape != (self.count,):
-            raise ValueError(f"{self.name} has the shape {given.shape}, not ({self.count},)")
-        if not self.is_signed and given.size and given.min() < 0:
-            raise ValueError(f"{self.name} has a number below 0: {given.min()}")
-        self.array[...] = given
+        if given.ndim and given.shape != (count,):
+            raise ValueError(f"{self.name} has the shape {given.shape}, not ({count},)")
+        if given.size and given.dtype != self.array.dtype:
+            self._check(given)
+        self.array[:count] = given
         return self.address
+
+    def _check(self, given: np.ndarray) -> None:
+        # A whole number beyond 64 bits is an object of numpy's.
+        if given.dtype.kind not in ("fiu" if self.is_real else "iuO"):
+            raise TypeError(f"{self.name} are {given.dtype}, not {'' if self.is_real else 'whole '}numbers")
+        if not self.is_real:
+            bounds = np.iinfo(self.array.dtype)
+            for number in (given.min(), given.max()):
+                whole(number, f"a number of {self.name}", int(bounds.min), int(bounds.max))
 
 
 class Batch:
-    """A pita_batch_t for a number of requests, and all that it points to but the logits. For one call at a time."""
+    """A pita_batch_t with room for some requests, and all that it points to but the logits. For one call at a time."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._ids = (ctypes.c_char_p * count)()
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.count = 0
+        self._ids = (ctypes.c_char_p * room)()
         self._ids_are: list[Any] | None = None
-        self._row_of = Numbers("row_of", np.uintp, count)
-        self._temperatures = Numbers("temperatures", np.float32, count)
-        self._token_indices = Numbers("token_indices", np.int64, count)
-        self._metrics = Numbers("metrics", np.uint32, count)
-        self.statuses = np.zeros(count, np.int32)
+        self._row_of = Numbers("row_of", np.uintp, room)
+        self._temperatures = Numbers("temperatures", np.float32, room)
+        self._token_indices = Numbers("token_indices", np.int64, room)
+        self._metrics = Numbers("metrics", np.uint32, room)
+        self._statuses = np.zeros(room, np.int32)
         self.struct = _native.pita_batch_t(
-            struct_size=ctypes.sizeof(_native.pita_batch_t), len=count, statuses=address(self.statuses)
+            struct_size=ctypes.sizeof(_native.pita_batch_t), statuses=address(self._statuses)
         )
         self._owner: Any = None
 
+    @property
+    def statuses(self) -> np.ndarray:
+        """A copy."""
+        return self._statuses[: self.count].copy()
+
     def fill(
-        self, logits: Logits, req_ids: Sequence[Any] | None, temperatures: Any, token_indices: Any, row_of: Any, metrics: Any
+        self,
+        count: int,
+        logits: Logits,
+        req_ids: Sequence[Any] | None,
+        temperatures: Any,
+        token_indices: Any,
+        row_of: Any,
+        metrics: Any,
     ) -> None:
+        self.count = count
         struct = self.struct
+        struct.len = count
         struct.logits, struct.dtype, struct.device, struct.rows, struct.vocab_size, struct.row_stride, stream = logits[:7]
         struct.stream = stream or None
         self._owner = logits.owner
@@ -83,10 +102,10 @@ class Batch:
         else:
             self._fill_ids(req_ids)
             struct.req_ids = self._ids
-        struct.row_of = self._row_of.fill(row_of)
-        struct.temperatures = self._temperatures.fill(temperatures)
-        struct.token_indices = self._token_indices.fill(token_indices)
-        struct.metrics = self._metrics.fill(metrics)
+        struct.row_of = self._row_of.fill(row_of, count)
+        struct.temperatures = self._temperatures.fill(temperatures, count)
+        struct.token_indices = self._token_indices.fill(token_indices, count)
+        struct.metrics = self._metrics.fill(metrics, count)
 
     def _fill_ids(self, req_ids: Sequence[Any]) -> None:
         if isinstance(req_ids, (str, bytes)):
@@ -95,18 +114,20 @@ class Batch:
         given = list(req_ids)
         if given != self._ids_are:
             self._ids_are = None
-            self._ids[:] = _encoded(given)
+            self._ids[: self.count] = _encoded(given)
             self._ids_are = given
 
     def release(self) -> None:
         """Lets go of the logits, and leaves the rest to the next call."""
         self._owner = None
         self.struct.logits = None
-        _free.setdefault(self.count, []).append(self)
+        if len(_free) < _MOST_FREE:
+            _free.append(self)
 
 
-# By the number of requests. A call within a call, as from a log handler, gets another one.
-_free: dict[int, list[Batch]] = {}
+# The one that was used last comes last. A call within a call, as from a log handler, and another thread's get another one.
+_free: list[Batch] = []
+_MOST_FREE = 16
 
 
 def borrow(
@@ -127,11 +148,14 @@ def borrow(
     if row_of is None and count != rows.rows:
         raise ValueError(f"{count} req_ids for {rows.rows} rows of logits; row_of says which row is whose")
     try:
-        batch = _free[count].pop()
-    except (KeyError, IndexError):
-        batch = Batch(count)
+        batch = _free.pop()
+    except IndexError:
+        batch = Batch(max(count, 32))
+    if batch.room < count:
+        # It grows, rather than being one of many sizes.
+        batch = Batch(2 * count)
     try:
-        batch.fill(rows, req_ids, temperatures, token_indices, row_of, metrics)
+        batch.fill(count, rows, req_ids, temperatures, token_indices, row_of, metrics)
     except BaseException:
         batch.release()
         raise
@@ -150,4 +174,4 @@ def _encoded(req_ids: Sequence[RequestId | None]) -> Sequence[bytes | None]:
             return encoded
     except (TypeError, IndexError):
         pass
-    return [None if req_id is None else encode(req_id, "req_id") for req_id in req_ids]
+    return [None if req_id is None else c_string(req_id, "req_id") for req_id in req_ids]

@@ -33,21 +33,23 @@ def remove() -> None:
 
 
 class Limited:
-    """Lines of one kind: ten in ten seconds, then the next one says how many were left out."""
+    """Of each kind ten lines in ten seconds; then the next one says how many were left out."""
 
     LINES, SECONDS = 10, 10.0
 
     def __init__(self) -> None:
-        self._since = float("-inf")
-        self._lines = 0
+        # By the kind: since when lines are counted, and how many there were.
+        self._kinds: dict[object, tuple[float, int]] = {}
 
-    def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
+    def log(self, level: int, message: str, *arguments: object, kind: object = None, exc_info: bool = False) -> None:
+        """Lines are of a kind if their `message` and `kind` are the same."""
         now = time.monotonic()
+        since, lines = self._kinds.get((message, kind), (now, 0))
         left_out = ""
-        if now - self._since >= self.SECONDS:
-            if self._lines > self.LINES:
-                left_out = f" ({self._lines - self.LINES} like this were left out)"
-            self._since, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= self.LINES:
+        if now - since >= self.SECONDS:
+            if lines > self.LINES:
+                left_out = f" ({lines - self.LINES} like this were left out)"
+            since, lines = now, 0
+        self._kinds[message, kind] = since, lines + 1
+        if lines < self.LINES:
             logger.log(level, message + "%s", *arguments, left_out, exc_info=exc_info)

@@ -62,6 +62,8 @@ def view(logits: Any, stream: int | None = None) -> Logits:
 
 def _of_tensor(torch: Any, tensor: Any, stream: int | None) -> Logits:
     dtype = _dtype(str(tensor.dtype).rpartition(".")[2])
+    if tensor.is_neg():
+        raise ValueError("logits are a view that negates; tensor.resolve_neg() makes values of it")
     device = tensor.device.type
     if device == "cpu":
         kind, stream = _native.PITA_DEVICE_CPU, 0
@@ -81,9 +83,10 @@ def _of_array(array: np.ndarray) -> Logits:
         if not array.dtype.isnative:
             raise TypeError(f"logits are {array.dtype.str}, of another byte order; {_WANTED}")
     size = _SIZES[dtype]
-    # A row that begins between two elements is not a whole number of them from the one before.
-    if array.ndim > 1 and array.shape[0] > 1 and array.strides[0] % size:
-        raise ValueError(f"rows of logits are {array.strides[0]} bytes apart, which is no multiple of {size}")
+    # As in a field of a structured array.
+    for extent, stride in zip(array.shape, array.strides):
+        if extent > 1 and stride % size:
+            raise ValueError(f"logits are {stride} bytes apart, which is no multiple of the {size} of one")
     strides = tuple(stride // size for stride in array.strides)
     pointer = array.__array_interface__["data"][0]
     return _checked(pointer, dtype, _native.PITA_DEVICE_CPU, array.shape, strides, 0, array)
@@ -140,8 +143,10 @@ class _DLTensor(ctypes.Structure):
     ]
 
 
-_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+# ctypes.pythonapi.PyCapsule_GetPointer belongs to everybody; this one is ours.
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 def _of_dlpack(logits: Any, stream: int | None) -> Logits:

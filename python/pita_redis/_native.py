@@ -110,6 +110,7 @@ FUNCTIONS = {
     "pita_redis_ping": (c_status, []),
     "pita_redis_flush": (c_status, [c_uint32]),
     "pita_redis_close": (c_status, []),
+    "pita_redis_start_server": (c_status, [c_char_p]),
     "pita_redis_stop_servers": (c_status, []),
     "pita_redis_stats": (c_status, [POINTER(pita_stats_t)]),
     "pita_store_logits_metrics": (c_status, [c_char_p, c_void_p, c_size_t, c_float, c_uint32]),

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import ipaddress
 import math
 import os
 import time
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from . import _native, _pool, errors
+from . import _logging, _native, errors
 from ._batch import Metric, RequestId, address, borrow
 from ._native import lib
+from ._pool import Share
+from ._values import c_string, seconds, whole
 
 #: How long ``take_metrics(expected=...)`` waits without a ``timeout``, in seconds.
 DEFAULT_WAIT = 10.0
 # Longer waits are made of shorter ones, so that Ctrl-C is heard.
 _SLICE = 0.2
-_MILLISECONDS = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +74,14 @@ class Stats:
 
 
 class _ClassOrInstanceMethod:
-    """A method that may be called on the class, too: then its first argument is None."""
+    """A method of the class, or of a manager, whichever it is called on."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.__func__ = function
         self.__doc__ = function.__doc__
 
-    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
-        return self._function.__get__(instance) if instance is not None else lambda: self._function(None)
+    def __get__(self, manager: Any, cls: type) -> Any:
+        return types.MethodType(self.__func__, cls if manager is None else manager)
 
 
 class RedisManager:
@@ -94,6 +97,9 @@ class RedisManager:
     Every failed call of the library raises a :class:`PitaError`. What can come back from all methods that need Redis is
     :class:`UnavailableError`, :class:`DeadlineError`, :class:`AuthError` and :class:`ServerError`.
     """
+
+    #: Where :meth:`start` starts; None, as the class has it, is where the environment says.
+    _url: str | None = None
 
     def __init__(
         self, host: str | None = None, port: int | None = None, db: int | None = None, *, url: str | None = None
@@ -114,7 +120,7 @@ class RedisManager:
         if url is None and (host, port, db) != (None, None, None):
             url = _url_of(host, port, db)
         self._url = url
-        self._user = _pool.acquire(url)
+        self._share = Share(url)
 
     def close(self) -> None:
         """Closes the pool, if no other manager uses it. With ``write=behind`` what is queued is written first.
@@ -122,7 +128,7 @@ class RedisManager:
         Raises:
             DeadlineError: time ran out; the message says how many records were given up.
         """
-        _pool.release(self._user)
+        self._share.close()
 
     def __enter__(self) -> RedisManager:
         return self
@@ -131,21 +137,24 @@ class RedisManager:
         self.close()
 
     @_ClassOrInstanceMethod
-    def start(self: RedisManager | None) -> None:
+    def start(where: RedisManager | type[RedisManager]) -> None:  # noqa: N805
         """Starts a private redis-server or valkey-server from PATH, where none listens and the host is this machine.
 
         ``RedisManager.start()``, without a manager, does so where the environment says that Redis is. The server keeps all in
-        memory, and ends with this process, or by :meth:`stop`. Where a server listens, nothing is done.
+        memory, and ends with this process, or by :meth:`stop`. Where a server answers, nothing is done. Managers that there are
+        already use it.
 
         Raises:
             UnavailableError: none can be started, such as for want of a program.
+            ConfigError: none answers, and the host is another machine, or the URL asks for TLS.
         """
-        url = None if self is None else self._url
-        _pool.start(url, _with_autostart(url or _url_of(None, None, None)))
+        _logging.install()
+        url = where._url
+        errors.check(lib.pita_redis_start_server(None if url is None else c_string(url, "url")))
 
-    @_ClassOrInstanceMethod
-    def stop(self: RedisManager | None) -> None:
-        """Ends the server that :meth:`start` has started in this process, if any; other servers are left alone."""
+    @staticmethod
+    def stop() -> None:
+        """Ends the servers that :meth:`start` has started in this process, if any; others are left alone."""
         errors.check(lib.pita_redis_stop_servers())
 
     def ping(self) -> None:
@@ -171,7 +180,7 @@ class RedisManager:
             logits: a row of float32, float16 or bfloat16, shape (vocabulary,): torch, numpy, anything with ``__dlpack__`` or
                 a buffer. It is read where it is.
             temperature: finite and above 0.
-            token_index: the token's place in the list; the store may then be repeated. None: behind the last one.
+            token_index: the token's place in the list; the store may then be repeated. None, or below 0: behind the last one.
             metrics: what to compute.
             stream: see :meth:`store_logits_metrics_batch`.
 
@@ -230,15 +239,15 @@ class RedisManager:
         Args:
             req_id: the request's id.
             metrics: shape (n, 3), or (3,) for one: log_norm, log_norm_temp, entropy.
-            token_index: the place of the first one in the list. None: behind the last one.
+            token_index: the place of the first one in the list. None, or below 0: behind the last one.
         """
         records = np.ascontiguousarray(metrics, np.float64)
         if records.ndim == 1:
             records = records[np.newaxis]
         if records.ndim != 2 or records.shape[1] != 3:
             raise ValueError(f"metrics have the shape {records.shape}, not (n, 3)")
-        index = -1 if token_index is None else token_index
-        errors.check(lib.pita_store_metrics(_pool.encode(req_id, "req_id"), index, address(records), len(records)))
+        index = -1 if token_index is None else whole(token_index, "token_index", -(2**63), 2**63 - 1)
+        errors.check(lib.pita_store_metrics(c_string(req_id, "req_id"), index, address(records), len(records)))
 
     def compute(
         self, logits: Any, temperatures: Any = None, *, row_of: Any = None, metrics: Any = None, stream: int | None = None
@@ -263,20 +272,19 @@ class RedisManager:
 
         Returns:
             float64, shape (n, 3), in token order: log_norm, log_norm_temp, entropy. There may be more than `expected`: an
-            engine may have run a step past the request's end.
+            engine may have run a step past the request's end. ``records[:len(tokens)]`` are those of its tokens.
 
         Raises:
             DeadlineError: a TimeoutError; there are fewer. Nothing was taken.
             BadRecordError: an element of the list is no record. Nothing was taken.
         """
-        identifier = _pool.encode(req_id, "req_id")
+        identifier = c_string(req_id, "req_id")
         if expected is None:
             if timeout is not None:
                 raise ValueError("timeout is for waiting: it wants expected")
             return _take(lambda out, room, count: lib.pita_take_metrics(identifier, out, room, count), 0)
-        if expected < 0:
-            raise ValueError(f"expected is {expected}, below 0")
-        deadline = time.monotonic() + _seconds(DEFAULT_WAIT if timeout is None else timeout, "timeout")
+        whole(expected, "expected", 0, 2**63 - 1)
+        deadline = time.monotonic() + seconds(DEFAULT_WAIT if timeout is None else timeout, "timeout")
 
         def wait(out: int, room: int, count: Any) -> int:
             while True:
@@ -291,12 +299,12 @@ class RedisManager:
     def count(self, req_id: RequestId) -> int:
         """How many records a request has."""
         count = ctypes.c_size_t()
-        errors.check(lib.pita_count_metrics(_pool.encode(req_id, "req_id"), count))
+        errors.check(lib.pita_count_metrics(c_string(req_id, "req_id"), count))
         return count.value
 
     def discard(self, req_id: RequestId) -> None:
         """Deletes all records of a request."""
-        errors.check(lib.pita_discard_metrics(_pool.encode(req_id, "req_id")))
+        errors.check(lib.pita_discard_metrics(c_string(req_id, "req_id")))
 
     def flush(self, timeout: float = 1.0) -> None:
         """Waits until all that was queued is stored, with ``write=behind``; at most `timeout` seconds.
@@ -305,7 +313,7 @@ class RedisManager:
             DeadlineError: some are still queued.
             PitaError: some were lost since the last flush; the message says how many.
         """
-        errors.check(lib.pita_redis_flush(min(math.ceil(_seconds(timeout, "timeout") * 1000), _MILLISECONDS)))
+        errors.check(lib.pita_redis_flush(math.ceil(seconds(timeout, "timeout") * 1000)))
 
     def stats(self) -> Stats:
         """What the process's pool has done since it was opened."""
@@ -350,33 +358,45 @@ def _take(take: Callable[[int, int, Any], int], expected: int) -> np.ndarray:
     return out[: count.value].copy() if count.value < room else out
 
 
-def _seconds(value: float, name: str) -> float:
-    if not value >= 0:
-        raise ValueError(f"{name} is {value}, not 0 or more seconds")
-    return min(value, _MILLISECONDS / 1000)
-
-
 # --- where Redis is --------------------------------------------------------------------------------------------------
 
 
 def _url_of(host: str | None, port: int | None, db: int | None) -> str:
     """A URL of what is given, and for the rest of the environment, as the library reads it."""
     names = ("URL", "HOST", "PORT", "DB", "USERNAME", "PASSWORD")
-    prefix = "REDIS_" if any(os.environ.get("REDIS_" + name) for name in names) else "VALKEY_"
-    found = {name: os.environ.get(prefix + name) for name in names}
-    if (host, port, db) == (None, None, None) and found["URL"]:
-        return found["URL"]
-    host = host if host is not None else found["HOST"] or "localhost"
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else quote(host, safe="[]:")
-    port = port if port is not None else found["PORT"] or "6379"
-    db = db if db is not None else found["DB"] or "0"
-    login = ""
-    if found["PASSWORD"]:
-        login = f"{quote(found['USERNAME'] or '', safe='')}:{quote(found['PASSWORD'], safe='')}@"
-    return f"redis://{login}{host}:{port}/{db}"
+    family = "REDIS_" if any(os.environ.get("REDIS_" + name) for name in names) else "VALKEY_"
+
+    def found(name: str) -> str | None:
+        return os.environ.get(family + name) or None
+
+    def number(given: int | None, name: str, otherwise: int, least: int, most: int) -> int:
+        if given is not None:
+            return whole(given, name, least, most)
+        text = found(name.upper()) or str(otherwise)
+        if not (text.isascii() and text.isdigit()):
+            raise ValueError(f"{family}{name.upper()} is {text!r}, not a whole number")
+        return whole(int(text), family + name.upper(), least, most)
+
+    place = _host("host", host) if host else _host(family + "HOST", found("HOST") or "localhost")
+    login = quote(found("USERNAME") or "", safe="")
+    if password := found("PASSWORD"):
+        login += ":" + quote(password, safe="")
+    return (
+        f"redis://{login}{'@' if login else ''}{place}"
+        f":{number(port, 'port', 6379, 1, 65535)}/{number(db, 'db', 0, 0, 2**31 - 1)}"
+    )
 
 
-def _with_autostart(url: str) -> str:
-    if "autostart=" in url:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}autostart=1"
+def _host(name: str, host: str) -> str:
+    """A host name or address as a URL has it."""
+    if not isinstance(host, str):
+        raise TypeError(f"{name} is a {type(host).__name__}, not a str")
+    if "@" in host:
+        # What is before it may be a password.
+        raise ValueError(f"{name} has an '@' in it: must be a host name or address alone")
+    try:
+        return f"[{ipaddress.IPv6Address(host)}]"
+    except ValueError:
+        if ":" in host or "/" in host:
+            raise ValueError(f"{name} is {host!r}: must be a host name or address alone") from None
+    return quote(host, safe="")

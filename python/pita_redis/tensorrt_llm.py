@@ -16,7 +16,9 @@ from typing import Any
 from ._engine import Sample, store_of_process, wanted_metrics
 from ._logging import Limited
 
-_warnings = Limited()
+_lines = Limited()
+# Generations of one object that are remembered.
+_LATEST = 16
 
 
 def _interface() -> type:
@@ -32,6 +34,7 @@ class _Request:
 
     def __init__(self, sample: Sample, prompt_len: int) -> None:
         self.sample, self.prompt_len = sample, prompt_len
+        sample.begin()
 
 
 class LogitsMetricsProcessor(_interface()):  # type: ignore[misc]
@@ -65,10 +68,12 @@ class LogitsMetricsProcessor(_interface()):  # type: ignore[misc]
         if n < 1:
             raise ValueError(f"n is {n}, below 1")
         self._req_id, self._n, self._prompt_len = req_id, n, prompt_len
+        self._temperature, self._metrics = temperature, metrics
         # Checks the id and the temperature here, where an error reaches the caller.
-        self._samples = [Sample(req_id, number, temperature, metrics) for number in range(n)]
-        self._arrivals = 0
+        self._sample(n - 1)
+        # By the executor's number, the latest ones. The first of a generation has the first sample.
         self._requests: dict[int, _Request] = {}
+        self._first: int | None = None
 
     def __call__(
         self, req_id: int, logits: Any, token_ids: list[list[int]], stream_ptr: int | None, client_id: int | None
@@ -85,27 +90,31 @@ class LogitsMetricsProcessor(_interface()):  # type: ignore[misc]
         try:
             self._observe(req_id, logits, token_ids, stream_ptr)
         except Exception:
-            _warnings.log(logging.ERROR, "metrics of a token are lost to a bug in pita_redis", exc_info=True)
+            _lines.log(logging.ERROR, "metrics of a token are lost to a bug in pita_redis", exc_info=True)
 
     def _observe(self, req_id: int, logits: Any, token_ids: list[list[int]], stream: int | None) -> None:
         if len(token_ids) != 1:
-            _warnings.log(logging.ERROR, "%s: metrics of each token cannot be had with beam search", self._req_id)
+            _lines.log(logging.ERROR, "%s: metrics of each token cannot be had with beam search", self._req_id)
             return
         length = len(token_ids[0])
         request = self._requests.get(req_id)
         if request is None:
-            request = self._requests[req_id] = self._new_request(length)
+            request = self._requests[req_id] = self._new_request(req_id, length)
         index = length - request.prompt_len
         if index >= 0 and request.sample.takes(index):
             # A row of (beams, 1, vocabulary), or of what other versions have: (1, vocabulary).
             row = logits[0] if len(logits.shape) == 3 else logits
             store_of_process().store(row, [request.sample], [0], [index], stream)
 
-    def _new_request(self, length: int) -> _Request:
-        number = self._arrivals % self._n
-        if number == 0:
-            # All samples have come: the parameters are used for another generation.
-            self._requests.clear()
-            self._samples = [sample.anew() for sample in self._samples]
-        self._arrivals += 1
-        return _Request(self._samples[number], length if self._prompt_len is None else self._prompt_len)
+    def _sample(self, number: int) -> Sample:
+        return Sample(self._req_id, number, self._temperature, self._metrics)
+
+    def _new_request(self, req_id: int, length: int) -> _Request:
+        # The executor numbers the samples of a request one after the other. Others are of another generation: these parameters
+        # are used once more.
+        if self._first is None or not 0 <= req_id - self._first < self._n:
+            self._first = req_id
+        while len(self._requests) >= _LATEST * self._n:
+            del self._requests[next(iter(self._requests))]
+        sample = self._sample(req_id - self._first)
+        return _Request(sample, length if self._prompt_len is None else self._prompt_len)

@@ -9,24 +9,20 @@ A request asks for metrics in ``SamplingParams.extra_args``::
     {"req_id": "req-1", "normalization_constants": True, "entropy": True}
 
 Sample i of ``n`` has the list ``req-1:i``, the first one ``req-1``. Redis is where the environment of the engine says, see
-:class:`pita_redis.RedisManager`. A request without a req_id costs nothing.
+:class:`pita_redis.RedisManager`. A request that does not ask costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import secrets
 import weakref
-from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from ._engine import LONGEST_ID, Sample, Store, wanted_metrics
 from ._logging import Limited, logger
-
-#: Where :meth:`LogitsMetricsProcessor.validate_params` notes `n`, which the engine's side of vLLM is not told.
-_SAMPLES = "pita_redis_samples"
-# Requests with several samples whose numbering is remembered.
-_GROUPS = 4096
 
 
 def _interfaces() -> tuple[type, ...]:
@@ -44,13 +40,59 @@ def _interfaces() -> tuple[type, ...]:
 
 _NO_SPECULATION = "metrics of each token cannot be had with speculative decoding: a request has several rows then"
 
-# By the id of the engine's configuration: the processor that works. It keeps the configuration, and so its id.
+# --- what a request asks for -----------------------------------------------------------------------------------------
+
+# Where the side of vLLM that admits requests notes what the engine's side is not told: {"samples": n, "seed": of the request,
+# "is_drawn": whether it is ours}.
+_NOTES = "pita_redis"
+
+
+def _metrics_of(params: Any) -> int:
+    extra = getattr(params, "extra_args", None)
+    if not extra or "req_id" not in extra:
+        return 0
+    return wanted_metrics(extra.get("normalization_constants"), extra.get("entropy"))
+
+
+def _note_samples(params: Any, samples: int) -> None:
+    """Sees to it that the samples of a request can be told apart.
+
+    All that differs between what the engine is told of two of them is the seed: vLLM gives sample i the request's seed + i, if it
+    has one. So it gets one. The parameters may come again, with another n.
+    """
+    notes = params.extra_args.get(_NOTES)
+    if notes is not None and notes["is_drawn"] and params.seed == notes["seed"]:
+        params.seed = None
+    extra = {name: value for name, value in params.extra_args.items() if name != _NOTES}
+    if samples > 1:
+        is_drawn = params.seed is None
+        if is_drawn:
+            # As large as seeds may be, with room for the samples' numbers.
+            params.seed = secrets.randbits(62)
+        extra[_NOTES] = {"samples": samples, "seed": params.seed, "is_drawn": is_drawn}
+    params.extra_args = extra
+
+
+def _sample_of(params: Any) -> Sample:
+    """The sample that these parameters are of, as the engine has them.
+
+    Raises:
+        TypeError, ValueError: there is no such sample.
+    """
+    extra = params.extra_args
+    notes = extra.get(_NOTES)
+    number = 0
+    if notes is not None:
+        number = params.seed - notes["seed"]
+        if not 0 <= number < notes["samples"]:
+            raise ValueError(f"{extra['req_id']}: a sample with the seed {params.seed} is none of {notes}")
+    return Sample(extra["req_id"], number, params.temperature, _metrics_of(params))
+
+
+# --- which processor works -------------------------------------------------------------------------------------------
+
+# By the id of an engine's configuration: its processor. It keeps the configuration, and so its id.
 _working: weakref.WeakValueDictionary[int, LogitsMetricsProcessor] = weakref.WeakValueDictionary()
-
-
-def _is_second(processor: LogitsMetricsProcessor, config: Any) -> bool:
-    """Whether the engine has one already: as an entry point, and once more by name."""
-    return _working.setdefault(id(config), processor) is not processor
 
 
 def _is_named(processor: type, names: Any) -> bool:
@@ -58,84 +100,48 @@ def _is_named(processor: type, names: Any) -> bool:
     return any(name is processor or name == f"{processor.__module__}:{processor.__qualname__}" for name in names or ())
 
 
-class _Group:
-    """The samples of one request, numbered in the order in which they come."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-        self._arrivals = 0
-        self._rows: dict[int, _Row] = {}
-
-    def number_of(self, tokens: list[int] | None, is_back: bool) -> int | None:
-        """Of a sample that comes into the batch; None if that cannot be told.
-
-        One that was preempted and comes back is the one with the same tokens. Of two with the same tokens either is right, since
-        their records are the same, too. V2 does not tell the tokens.
-        """
-        for number, row in self._rows.items():
-            if tokens is not None and row.tokens is tokens:
-                return number
-        if not tokens and not is_back:
-            return self._new_number()
-        for number, row in self._rows.items():
-            if tokens is not None and not row.is_active and _agree(row.tokens, tokens):
-                return number
-        return None
-
-    def _new_number(self) -> int:
-        number = self._arrivals % self.samples
-        if number == 0:
-            # All samples have come: the request was made anew.
-            self._rows.clear()
-        self._arrivals += 1
-        return number
-
-    def put(self, number: int, row: _Row) -> None:
-        """Goes on with the sample's state, if it has one."""
-        if number in self._rows:
-            row.sample = self._rows[number].sample
-        self._rows[number] = row
-
-
-def _agree(before: list[int], after: list[int]) -> bool:
-    """Whether two lists are of the same tokens. -1 is one that is not known on the host yet; the last one may be dropped."""
-    return len(before) - len(after) in (0, 1) and all(a == b or -1 in (a, b) for a, b in zip(before, after))
+def _is_repeated(vllm_config: Any) -> bool:
+    """Whether this is a tensor-parallel rank that only sees once more what the first one sees."""
+    parallel = getattr(vllm_config, "parallel_config", None)
+    ranks = getattr(parallel, "tensor_parallel_size", 1)
+    # With batch-sharded sampling each rank has requests of its own.
+    return ranks > 1 and not getattr(parallel, "enable_batch_sharded_sampling", False) and parallel.rank % ranks != 0
 
 
 class _Row:
     """One row of a batch: a sample, and what tells its tokens and its end."""
 
-    __slots__ = ("is_active", "last_index", "sample", "stops", "tokens")
+    __slots__ = ("_last_index", "_stops", "sample", "tokens")
 
-    def __init__(self, sample: Sample, params: Any, prompt_len: int | None, max_model_len: int | None) -> None:
-        self.sample = sample
-        self.is_active = True
-        #: V1: the engine's own list of the sample's tokens. It grows.
-        self.tokens: list[int] = []
-        self.stops = set(getattr(params, "stop_token_ids", None) or ())
+    def __init__(self, params: Any, prompt_len: int | None, tokens: list[int] | None, max_model_len: int | None) -> None:
+        self.sample = _sample_of(params)
+        self.sample.begin()
+        #: V1: the engine's own list of the sample's tokens. It grows; -1 is a token that is not known on the host yet.
+        self.tokens: list[int] = [] if tokens is None else tokens
+        self._stops = set(getattr(params, "stop_token_ids", None) or ())
         end = getattr(params, "eos_token_id", None)
         if end is not None and not getattr(params, "ignore_eos", False):
-            self.stops.add(end)
+            self._stops.add(end)
         most = [params.max_tokens] if getattr(params, "max_tokens", None) is not None else []
         if prompt_len is not None and max_model_len is not None:
             most.append(max_model_len - prompt_len)
-        self.last_index = min(most) - 1 if most else None
+        self._last_index = min(most) - 1 if most else None
 
-    def is_over(self, index: int) -> bool:
+    def is_past_end(self, index: int) -> bool:
         """Whether the engine has run a step past the sample's last token, which happens when it schedules ahead."""
-        if self.last_index is not None and index > self.last_index:
+        if self._last_index is not None and index > self._last_index:
             return True
-        return bool(self.tokens) and self.tokens[-1] in self.stops
+        return bool(self.tokens) and self.tokens[-1] in self._stops
 
 
 class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
     """Observes logits: never changes them, and never raises because of Redis.
 
-    Each record goes to the place of its token index. So what comes twice, from a second tensor-parallel rank or from a chunk of
-    a prefill, replaces an equal or an unfinished one.
+    Each record goes to the place of its token index. So one that comes twice, as from the chunks of a prefill under V1, replaces
+    an unfinished or an equal one.
 
     Attributes:
-        failures: records that were not stored.
+        failures: records that were not stored because of a fault.
     """
 
     # V1 calls it with (vllm_config, device, is_pin_memory), V2 with (vllm_config, req_states).
@@ -146,16 +152,24 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
         self._max_model_len = getattr(model_config, "max_model_len", None)
         #: V1: by the row of the batch; V2: by the slot.
         self._rows: dict[int, _Row] = {}
-        self._groups: OrderedDict[str, _Group] = OrderedDict()
         self._store = Store()
-        self._warnings = Limited()
-        self._is_idle = _is_second(self, vllm_config)
+        self._lines = Limited()
+        self._is_idle = _is_repeated(vllm_config)
         self._is_refusing = False
         if getattr(vllm_config, "speculative_config", None) is not None:
             if _is_named(type(self), getattr(model_config, "logits_processors", None)):
                 raise ValueError(_NO_SPECULATION)
             # Only installed beside an engine that does something else: that engine runs on.
             self._is_refusing = True
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Of two in one engine, as an entry point and once more by name, the last one works."""
+        before = _working.get(id(self._config))
+        if before is not None:
+            before._is_idle = True
+            before._rows.clear()
+        _working[id(self._config)] = self
 
     @property
     def failures(self) -> int:
@@ -163,23 +177,22 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Refuses a request whose ``extra_args`` cannot be understood, and notes how many samples it has.
+        """Refuses a request whose ``extra_args`` cannot be understood. One with several samples gets a seed, if it has none.
 
         Raises:
             ValueError: the req_id is no string of 1 to 1024 bytes.
         """
-        extra = sampling_params.extra_args
-        if not extra or "req_id" not in extra:
+        if not _metrics_of(sampling_params):
             return
-        req_id = extra["req_id"]
+        req_id = sampling_params.extra_args["req_id"]
         samples = getattr(sampling_params, "n", 1) or 1
         if not isinstance(req_id, str) or not req_id or "\0" in req_id:
             raise ValueError(f"extra_args['req_id'] is {req_id!r}, not a string of 1 to {LONGEST_ID} bytes")
         longest = len(req_id.encode()) + (len(f":{samples - 1}") if samples > 1 else 0)
         if longest > LONGEST_ID:
             raise ValueError(f"extra_args['req_id'] makes an id of {longest} bytes, more than {LONGEST_ID}")
-        if samples > 1 or _SAMPLES in extra:
-            sampling_params.extra_args = {**extra, _SAMPLES: samples}
+        if samples > 1 or _NOTES in sampling_params.extra_args:
+            _note_samples(sampling_params, samples)
 
     def is_argmax_invariant(self) -> bool:
         """False, although it is: vLLM does not call those that are."""
@@ -191,38 +204,37 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
         """Follows the requests through the rows of the batch."""
         if batch_update is None or self._is_idle:
             return
+        try:
+            self._follow(batch_update)
+        except Exception:
+            # Whose row is whose is not known any more.
+            self._rows.clear()
+            self._log_bug("the requests that run now have no more metrics")
+
+    def _follow(self, batch_update: Any) -> None:
         for row in batch_update.removed:
-            self._leave(row)
+            self._rows.pop(row, None)
         for row, params, prompt, tokens in batch_update.added:
-            self._leave(row)
-            entry = self._enter(params, len(prompt) if prompt is not None else None, tokens)
-            if entry is not None:
-                self._rows[row] = entry
+            self._enter(row, params, len(prompt) if prompt is not None else None, tokens)
         for source, target, direction in batch_update.moved:
             moved, replaced = self._rows.pop(source, None), self._rows.pop(target, None)
             if moved is not None:
                 self._rows[target] = moved
-            if replaced is not None:
-                if direction.name == "SWAP":
-                    self._rows[source] = replaced
-                else:
-                    replaced.is_active = False
+            if replaced is not None and direction.name == "SWAP":
+                self._rows[source] = replaced
 
     # --- V2: slots ---------------------------------------------------------------------------------------------------
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Takes over a slot. Returns whether this request wants metrics."""
-        self._leave(req_idx)
+        self._rows.pop(req_idx, None)
         if self._is_idle:
             return False
-        prompt = int(self._req_states.prompt_len.np[req_idx])
-        # A request that was preempted comes back with tokens of its own.
-        is_back = int(self._req_states.prefill_len.np[req_idx]) > prompt
-        entry = self._enter(sampling_params, prompt, None, is_back)
-        if entry is None:
-            return False
-        self._rows[req_idx] = entry
-        return True
+        try:
+            self._enter(req_idx, sampling_params, int(self._req_states.prompt_len.np[req_idx]), None)
+        except Exception:
+            self._log_bug("a request has no metrics")
+        return req_idx in self._rows
 
     # --- both --------------------------------------------------------------------------------------------------------
 
@@ -232,31 +244,31 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
             try:
                 self._observe(logits, self._steps(logits) if ctx is None else self._steps_of(ctx, logits))
             except Exception:
-                self._warnings.log(logging.ERROR, "metrics of a step are lost to a bug in pita_redis", exc_info=True)
+                self._log_bug("a step has no metrics")
         return logits
 
-    def _observe(self, logits: Any, steps: Any) -> None:
+    def _observe(self, logits: Any, steps: Iterator[tuple[int, _Row, int]]) -> None:
         chosen = [
             (row, entry.sample, index)
             for row, entry, index in steps
-            if entry.sample.takes(index) and not entry.is_over(index)
+            if entry.sample.takes(index) and not entry.is_past_end(index)
         ]
         if chosen:
             rows, samples, indices = zip(*chosen)
             self._store.store(logits, samples, rows, indices)
 
-    def _steps(self, logits: Any) -> Any:
+    def _steps(self, logits: Any) -> Iterator[tuple[int, _Row, int]]:
         """V1: the rows of this step, whose they are, and which token they make."""
         count = logits.shape[0]
         for row, entry in self._rows.items():
             if row < count:
                 yield row, entry, len(entry.tokens)
 
-    def _steps_of(self, ctx: Any, logits: Any) -> Any:
+    def _steps_of(self, ctx: Any, logits: Any) -> Iterator[tuple[int, _Row, int]]:
         """V2: the same."""
         slots = ctx.idx_mapping_np
         if logits.shape[0] != len(slots):
-            self._warnings.log(logging.ERROR, "%s", _NO_SPECULATION)
+            self._lines.log(logging.ERROR, "%s", _NO_SPECULATION)
             return
         states = self._req_states
         for row, (slot, length) in enumerate(zip(slots.tolist(), ctx.seq_lens_upper_bound_np.tolist())):
@@ -265,48 +277,18 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
             if entry is not None and length >= states.prefill_len.np[slot]:
                 yield row, entry, length - int(states.prompt_len.np[slot])
 
-    def _leave(self, row: int) -> None:
-        entry = self._rows.pop(row, None)
-        if entry is not None:
-            entry.is_active = False
-
-    def _enter(self, params: Any, prompt_len: int | None, tokens: list[int] | None, is_back: bool = False) -> _Row | None:
-        """A request that comes into the batch, for the first time or once more; None if it wants no metrics."""
-        extra = getattr(params, "extra_args", None)
-        if not extra or "req_id" not in extra:
-            return None
-        metrics = wanted_metrics(extra.get("normalization_constants"), extra.get("entropy"))
-        if not metrics:
-            return None
-        req_id = extra["req_id"]
+    def _enter(self, place: int, params: Any, prompt_len: int | None, tokens: list[int] | None) -> None:
+        """A request comes into the batch, for the first time or once more."""
+        self._rows.pop(place, None)
+        if not _metrics_of(params):
+            return
         if self._is_refusing:
-            self._warnings.log(logging.ERROR, "%s: %s", req_id, _NO_SPECULATION)
-            return None
-        group: _Group | None = None
-        number: int | None = 0
-        if extra.get(_SAMPLES, 1) > 1:
-            group = self._group(req_id, extra[_SAMPLES])
-            number = group.number_of(tokens, is_back)
-            if number is None:
-                self._warnings.log(logging.ERROR, "%s: which of its samples is back is not known; it has no more metrics", req_id)
-                return None
+            self._lines.log(logging.ERROR, "%s: %s", params.extra_args["req_id"], _NO_SPECULATION)
+            return
         try:
-            sample = Sample(req_id, number, params.temperature, metrics)
+            self._rows[place] = _Row(params, prompt_len, tokens, self._max_model_len)
         except (TypeError, ValueError) as error:
-            self._warnings.log(logging.ERROR, "a request is left out: %s", error)
-            return None
-        entry = _Row(sample, params, prompt_len, self._max_model_len)
-        if tokens is not None:
-            entry.tokens = tokens
-        if group is not None:
-            group.put(number, entry)
-        return entry
+            self._lines.log(logging.ERROR, "a request is left out: %s", error)
 
-    def _group(self, req_id: str, samples: int) -> _Group:
-        group = self._groups.pop(req_id, None)
-        if group is None or group.samples != samples:
-            group = _Group(samples)
-        self._groups[req_id] = group
-        if len(self._groups) > _GROUPS:
-            self._groups.popitem(last=False)
-        return group
+    def _log_bug(self, consequence: str) -> None:
+        self._lines.log(logging.ERROR, "a bug in pita_redis: %s", consequence, exc_info=True)

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from pita_redis import RedisManager, _engine, _pool
+from pita_redis._native import lib
 
 
 def eventually(condition, seconds=10.0):
@@ -69,10 +70,11 @@ def closed_pool():
     """Each test finds the process's pool closed, whatever became of the one before."""
     yield
     _engine.store_of_process.cache_clear()
-    if _pool._users.all:
-        gc.collect()
-    for user in list(_pool._users.all):
-        _pool.release(user)
+    gc.collect()
+    with _pool._shares.lock:
+        _pool._shares.drop_gone()
+        _pool._shares.held.clear()
+    lib.pita_redis_close()
 
 
 @pytest.fixture(scope="session")

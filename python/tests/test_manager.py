@@ -263,7 +263,7 @@ def test_invalid_arguments(manager):
         (lambda: manager.store_logits_metrics("a\0b", row), "NUL"),
         (lambda: manager.store_logits_metrics_batch(["a", "b"], row), "2 req_ids for 1 rows"),
         (lambda: manager.store_logits_metrics_batch(["a"], row, [1, 2]), r"temperatures has the shape \(2,\)"),
-        (lambda: manager.store_logits_metrics_batch(["a"], row, row_of=[-1]), "row_of has a number below 0"),
+        (lambda: manager.store_logits_metrics_batch(["a"], row, row_of=[-1]), "row_of is -1, not from 0"),
         (lambda: manager.store_metrics("a", np.zeros((2, 2))), r"\(2, 2\), not \(n, 3\)"),
         (lambda: manager.take_metrics("a", timeout=1), "expected"),
         (lambda: manager.take_metrics("a", expected=-1), "-1"),

@@ -1,6 +1,7 @@
 """The processor for vLLM, driven as each interface drives it: call sequences recorded from engines."""
 
 import contextlib
+import copy
 import importlib.metadata
 import inspect
 import logging
@@ -25,27 +26,44 @@ from pita_redis.vllm import LogitsMetricsProcessor  # noqa: E402
 VOCABULARY = 50
 
 
-def params(req_id=None, temperature=0.25, n=1, **others):
-    """As SamplingParams are, after they were admitted: with n = 1 for each sample."""
+def params(req_id=None, temperature=0.25, **others):
+    """SamplingParams as the engine has them."""
+    (only,) = samples(req_id, 1, temperature=temperature, **others)
+    return only
+
+
+def samples(req_id, n, temperature=0.25, seed=None, **others):
+    """Those of each of n samples: admitted, and then made into one request each, with a seed each if there is one."""
     extra = None
     if req_id is not None:
         extra = {"req_id": req_id, "normalization_constants": True, "entropy": True}
-    admitted = types.SimpleNamespace(extra_args=extra, temperature=temperature, n=n, max_tokens=None, **others)
-    LogitsMetricsProcessor.validate_params(admitted)
-    admitted.n = 1
-    return admitted
+    parent = types.SimpleNamespace(extra_args=extra, temperature=temperature, n=n, max_tokens=None, seed=seed, **others)
+    LogitsMetricsProcessor.validate_params(parent)
+    return split(parent)
 
 
-def config(**others):
+def split(parent):
+    """As vLLM's ParentRequest does."""
+    children = [copy.copy(parent) for _ in range(parent.n)]
+    for number, child in enumerate(children):
+        child.n = 1
+        if parent.n > 1 and parent.seed is not None:
+            child.seed = parent.seed + number
+    return children
+
+
+def config(ranks=1, rank=0, sharded=False):
     model_config = types.SimpleNamespace(max_model_len=1000, logits_processors=None)
-    return types.SimpleNamespace(speculative_config=None, model_config=model_config, **others)
+    parallel_config = types.SimpleNamespace(tensor_parallel_size=ranks, rank=rank, enable_batch_sharded_sampling=sharded)
+    return types.SimpleNamespace(speculative_config=None, model_config=model_config, parallel_config=parallel_config)
 
 
 class V1Engine:
     """A batch as V1 keeps it: rows without gaps, and updates that tell of changes."""
 
-    def __init__(self, ranks=1):
-        self.processors = [LogitsMetricsProcessor(config(), "cpu", False) for _ in range(ranks)]
+    def __init__(self, server, ranks=1):
+        self.server = server
+        self.processors = [LogitsMetricsProcessor(config(ranks, rank), "cpu", False) for rank in range(ranks)]
         self.rows = []
         self.seed = 0
         self.wanted = {}
@@ -105,12 +123,14 @@ class V1Engine:
         """Each list has one record a token, in order; there are no other lists."""
         for name in names:
             np.testing.assert_allclose(manager.take_metrics(name), self.wanted[name], rtol=1e-6, atol=1e-6)
+        assert self.server.client.keys() == []
 
 
 class V2Engine:
     """Slots as V2 keeps them: taken from a free list, rows in any order."""
 
-    def __init__(self, slots=8):
+    def __init__(self, server, slots=8):
+        self.server = server
         lengths = lambda: types.SimpleNamespace(np=np.zeros(slots, np.int32))  # noqa: E731
         self.states = types.SimpleNamespace(prompt_len=lengths(), prefill_len=lengths())
         self.processor = LogitsMetricsProcessor(config(), self.states)
@@ -149,13 +169,13 @@ class V2Engine:
 
 
 @pytest.fixture
-def v1(manager):
-    return V1Engine()
+def v1(manager, server):
+    return V1Engine(server)
 
 
 @pytest.fixture
-def v2(manager):
-    return V2Engine()
+def v2(manager, server):
+    return V2Engine(server)
 
 
 # --- both interfaces -------------------------------------------------------------------------------------------------
@@ -173,26 +193,62 @@ def test_it_is_a_processor_of_both_interfaces():
     assert entry.load() is LogitsMetricsProcessor
 
 
+def admitted(n=1, seed=None, **extra):
+    asked = types.SimpleNamespace(extra_args={"entropy": True, **extra}, temperature=1.0, n=n, seed=seed)
+    LogitsMetricsProcessor.validate_params(asked)
+    return asked
+
+
 @pytest.mark.parametrize("req_id", ["", 7, None, "a\0b", "x" * 1025])
 def test_a_bad_id_is_refused_at_admission(req_id):
-    admitted = types.SimpleNamespace(extra_args={"req_id": req_id}, n=1)
     with pytest.raises(ValueError, match="req_id"):
-        LogitsMetricsProcessor.validate_params(admitted)
+        admitted(req_id=req_id)
+
+
+def test_somebody_elses_id_is_no_concern_of_ours():
+    admitted(req_id=7, entropy=False)
+    LogitsMetricsProcessor.validate_params(types.SimpleNamespace(extra_args={"req_id": 7}, n=1))
+    LogitsMetricsProcessor.validate_params(types.SimpleNamespace(extra_args=None, n=1))
 
 
 def test_the_number_of_samples_fits_into_the_id():
-    LogitsMetricsProcessor.validate_params(types.SimpleNamespace(extra_args={"req_id": "x" * 1022}, n=10))
+    admitted(req_id="x" * 1022, n=10)
     with pytest.raises(ValueError, match="1025"):
-        LogitsMetricsProcessor.validate_params(types.SimpleNamespace(extra_args={"req_id": "x" * 1022}, n=11))
+        admitted(req_id="x" * 1022, n=11)
 
 
 def test_admission_leaves_the_callers_arguments_alone():
-    extra = {"req_id": "a"}
-    admitted = types.SimpleNamespace(extra_args=extra, n=3)
-    LogitsMetricsProcessor.validate_params(admitted)
-    assert extra == {"req_id": "a"}
-    assert admitted.extra_args != extra
-    LogitsMetricsProcessor.validate_params(types.SimpleNamespace(extra_args=None, n=1))
+    extra = {"req_id": "a", "entropy": True}
+    asked = types.SimpleNamespace(extra_args=extra, n=3, seed=None)
+    LogitsMetricsProcessor.validate_params(asked)
+    assert extra == {"req_id": "a", "entropy": True}
+    assert asked.extra_args != extra
+
+
+def test_a_request_with_samples_gets_a_seed():
+    """By which alone the engine can tell them apart."""
+    seeds = {admitted(req_id="a", n=2).seed for _ in range(10)}
+    assert len(seeds) == 10 and all(0 <= seed < 2**62 for seed in seeds)
+    assert admitted(req_id="a", n=1).seed is None
+    assert admitted(req_id="a", n=2, seed=5).seed == 5
+    assert admitted(req_id="a", n=2, entropy=False).seed is None
+
+
+def test_parameters_that_come_again_get_another_seed():
+    asked = admitted(req_id="a", n=2)
+    first = asked.seed
+    LogitsMetricsProcessor.validate_params(asked)
+    assert asked.seed not in (None, first)
+    asked.n = 1
+    LogitsMetricsProcessor.validate_params(asked)
+    assert asked.seed is None
+    assert asked.extra_args == {"req_id": "a", "entropy": True}
+    asked = admitted(req_id="a", n=2, seed=5)
+    LogitsMetricsProcessor.validate_params(asked)
+    assert asked.seed == 5
+    asked.n = 1
+    LogitsMetricsProcessor.validate_params(asked)
+    assert asked.seed == 5
 
 
 # --- V1 --------------------------------------------------------------------------------------------------------------
@@ -210,7 +266,6 @@ def test_v1_requests_come_and_go(v1, manager, server):
     v1.step()
     v1.step()
     v1.check(manager, "a", "b", "c")
-    assert not server.client.keys()
     assert v1.processors[0].failures == 0
 
 
@@ -220,7 +275,6 @@ def test_v1_rows_without_an_id_between_others(v1, manager, server):
     for _ in range(3):
         v1.step()
     v1.check(manager, "a", "d")
-    assert not server.client.keys()
 
 
 def test_v1_only_what_is_asked_for(v1, manager, server):
@@ -263,7 +317,6 @@ def test_v1_a_row_without_an_id_is_swapped(v1, manager, server):
     v1.swap(0, 1)
     v1.step()
     v1.check(manager, "a")
-    assert not server.client.keys()
 
 
 def test_v1_a_row_is_taken_over_in_the_same_step(v1, manager, server):
@@ -274,7 +327,6 @@ def test_v1_a_row_is_taken_over_in_the_same_step(v1, manager, server):
     v1.add(None, params(), row=0)
     v1.step()
     v1.check(manager, "a", "b")
-    assert not server.client.keys()
 
 
 def test_v1_a_row_is_overwritten_by_a_move(v1, manager):
@@ -298,14 +350,22 @@ def test_v1_chunks_of_a_prefill_make_no_records_of_their_own(v1, manager):
     v1.check(manager, "a", "b")
 
 
-def test_v1_ranks_of_a_tensor_parallel_engine_store_the_same(manager, server):
-    v1 = V1Engine(ranks=2)
+def test_v1_of_tensor_parallel_ranks_the_first_stores(manager, server):
+    v1 = V1Engine(server, ranks=2)
     for name in "ab":
         v1.add(name, params(name))
     for _ in range(5):
         v1.step()
-    assert server.client.llen("a") == 5
+    assert manager.stats().stored == 10
     v1.check(manager, "a", "b")
+
+
+def test_ranks_that_share_the_batch_store_what_they_see(manager, server):
+    update = BatchUpdate(1, [], [(0, params("a"), [1], [])], [])
+    processor = LogitsMetricsProcessor(config(ranks=2, rank=1, sharded=True), "cpu", False)
+    processor.update_state(update)
+    processor.apply(reference.rows(1, VOCABULARY))
+    assert manager.count("a") == 1
 
 
 def test_v1_warm_up_has_more_rows_than_requests(v1, manager, server):
@@ -313,7 +373,6 @@ def test_v1_warm_up_has_more_rows_than_requests(v1, manager, server):
     v1.add("a", params("a"))
     v1.step(more_rows=3)
     v1.check(manager, "a")
-    assert not server.client.keys()
 
 
 def test_v1_fewer_rows_than_requests_are_no_error(v1, manager):
@@ -326,51 +385,51 @@ def test_v1_fewer_rows_than_requests_are_no_error(v1, manager):
     assert processor.failures == 0
 
 
-def test_v1_samples_have_a_list_each(v1, manager, server):
-    for number in range(3):
-        v1.add("a" if number == 0 else f"a:{number}", params("a", n=3))
+@pytest.mark.parametrize("seed", [None, 7])
+def test_v1_samples_have_a_list_each(v1, manager, seed):
+    for number, child in enumerate(samples("a", 3, seed=seed)):
+        v1.add("a" if number == 0 else f"a:{number}", child)
     for _ in range(4):
         v1.step()
     v1.check(manager, "a", "a:1", "a:2")
-    assert not server.client.keys()
 
 
-def test_v1_samples_that_wait_for_a_row_keep_their_number(v1, manager):
-    v1.add("a", params("a", n=3))
-    v1.add("a:1", params("a", n=3))
+def test_v1_samples_come_in_any_order_and_not_all_of_them(v1, manager):
+    """As to one engine of several, or by priority, or where some were aborted before."""
+    first, _, third, fourth = samples("a", 4)
+    v1.add("a:3", fourth)
     v1.step()
+    v1.add("a:2", third)
     v1.step()
     v1.remove(0)
     v1.step()
-    v1.add("a:2", params("a", n=3))
+    v1.add("a", first)
     v1.step()
-    v1.check(manager, "a", "a:1", "a:2")
+    v1.check(manager, "a", "a:2", "a:3")
 
 
-def test_v1_a_preempted_sample_goes_on_where_it_was(v1, manager):
-    requests = [v1.add(name, params("a", n=3)) for name in ("a", "a:1", "a:2")]
-    v1.step()
-    for number, request in enumerate(requests):
-        request.tokens[-1] = 100 + number
-    v1.step()
-    v1.remove(1)
-    v1.step()
-    # Its tokens come back in a list of their own.
-    v1.add("a:1", params("a", n=3), tokens=list(requests[1].tokens))
+def test_v1_preempted_samples_go_on_where_they_were(v1, manager):
+    children = samples("a", 3)
+    requests = [v1.add(name, child) for name, child in zip(("a", "a:1", "a:2"), children)]
     v1.step(unfinished=[2])
+    v1.step(unfinished=[2])
+    v1.remove(1, 2)
+    v1.step()
+    # Tokens come back in a list of their own, and one sample has none yet.
+    v1.add("a:2", children[2])
+    v1.add("a:1", children[1], tokens=list(requests[1].tokens))
+    v1.step(unfinished=[1, 2])
     v1.step()
     v1.check(manager, "a", "a:1", "a:2")
 
 
-def test_v1_a_sample_preempted_before_its_first_token_keeps_its_number(v1, manager):
-    first = v1.add("a", params("a", n=2))
-    v1.add("a:1", params("a", n=2))
-    v1.step(unfinished=[0])
-    v1.remove(0)
+def test_a_sample_with_the_seed_of_none_is_left_out(v1, manager, caplog):
+    child, _ = samples("a", 2, seed=5)
+    child.seed = 9
+    v1.add("a", child)
     v1.step()
-    v1.add("a", params("a", n=2), tokens=first.tokens)
-    v1.step()
-    v1.check(manager, "a", "a:1")
+    assert manager.count("a") == 0
+    assert "the seed 9" in caplog.text
 
 
 def test_v1_a_preempted_request_goes_on_where_it_was(v1, manager):
@@ -387,13 +446,38 @@ def test_v1_a_preempted_request_goes_on_where_it_was(v1, manager):
 
 def test_v1_samples_of_the_next_request_by_the_same_name(v1, manager):
     for _ in range(2):
-        for name in ("a", "a:1"):
-            v1.add(name, params("a", n=2))
+        for name, child in zip(("a", "a:1"), samples("a", 2)):
+            v1.add(name, child)
         v1.step()
         v1.check(manager, "a", "a:1")
         v1.wanted.clear()
         v1.remove(0, 1)
         v1.step()
+
+
+def test_v1_tokens_that_are_not_known_yet_count(v1, manager):
+    """With asynchronous scheduling a token is -1 until it has come from the device."""
+    asked = params("a", eos_token_id=2)
+    asked.max_tokens = 3
+    v1.add("a", asked)
+    for _ in range(3):
+        v1.step(token=-1)
+    wanted = list(v1.wanted["a"])
+    v1.step(token=-1)
+    v1.wanted["a"] = wanted
+    v1.check(manager, "a")
+
+
+def test_two_requests_at_once_by_one_name_are_told_apart(v1, manager, caplog):
+    asked = params("a")
+    v1.add("first", asked)
+    v1.step()
+    v1.add("a", asked)
+    for _ in range(3):
+        v1.step()
+    v1.check(manager, "a")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "a: two requests at once" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -421,7 +505,8 @@ def test_v1_a_stop_token_that_does_not_stop_is_a_token(v1, manager):
     v1.check(manager, "a")
 
 
-def test_v1_a_step_after_the_list_was_taken_does_not_bring_it_back(v1, manager, server):
+def test_v1_a_step_after_the_list_was_taken_does_not_bring_it_back(v1, manager, server, caplog):
+    caplog.set_level(logging.INFO, "pita_redis")
     v1.add("a", params("a"))
     v1.step()
     v1.step()
@@ -429,6 +514,8 @@ def test_v1_a_step_after_the_list_was_taken_does_not_bring_it_back(v1, manager, 
     v1.step()
     v1.step()
     assert not server.client.keys()
+    assert v1.processors[0].failures == 0
+    assert {record.levelno for record in caplog.records if "list is gone" in record.message} == {logging.INFO}
 
 
 # --- V2 --------------------------------------------------------------------------------------------------------------
@@ -443,7 +530,6 @@ def test_v2_requests_come_and_go(v2, manager, server):
     v2.remove(3)
     v2.step()
     v2.check(manager, "a", "b")
-    assert not server.client.keys()
 
 
 def test_v2_warm_up_without_an_id(v2, manager, server):
@@ -465,7 +551,6 @@ def test_v2_a_slot_is_used_again(v2, manager, server):
     v2.step()
     v2.step()
     v2.check(manager, "a", "c")
-    assert not server.client.keys()
 
 
 def test_v2_chunks_of_a_prefill_make_no_records(v2, manager, server):
@@ -489,24 +574,29 @@ def test_v2_a_preempted_request_goes_on_where_it_was(v2, manager):
     v2.check(manager, "a")
 
 
-def test_v2_samples_have_a_list_each(v2, manager, server):
-    for slot, name in enumerate(("a", "a:1", "a:2")):
-        v2.add(slot, name, params("a", n=3))
+def test_v2_samples_have_a_list_each(v2, manager):
+    for slot, (name, child) in enumerate(zip(("a", "a:1", "a:2"), samples("a", 3))):
+        v2.add(slot, name, child)
     v2.step()
     v2.step(slots=[2, 0, 1])
     v2.check(manager, "a", "a:1", "a:2")
-    assert not server.client.keys()
 
 
-def test_v2_a_sample_that_cannot_be_told_from_others_ends(v2, manager, caplog):
-    v2.add(0, "a", params("a", n=2))
-    v2.add(1, "a:1", params("a", n=2))
-    v2.step()
+def test_v2_preempted_samples_go_on_where_they_were(v2, manager):
+    first, second = samples("a", 2)
+    v2.add(0, "a", first)
+    v2.add(1, "a:1", second, prompt=10)
+    v2.step(chunks={1: 5})
     v2.remove(1)
-    assert not v2.add(1, "a:1", params("a", n=2), tokens=1)
-    v2.step(slots=[0])
+    v2.step()
+    # In its prefill, and then with tokens.
+    v2.add(2, "a:1", second, prompt=10)
+    v2.step()
+    v2.step()
+    v2.remove(0)
+    v2.add(1, "a", first, tokens=4)
+    v2.step()
     v2.check(manager, "a", "a:1")
-    assert "which of its samples" in caplog.text
 
 
 def test_v2_several_rows_a_request_are_refused(v2, manager, server, caplog):
@@ -554,7 +644,7 @@ def test_speculative_decoding_runs_on_where_the_package_is_only_installed(server
     assert "a: metrics" in caplog.text
 
 
-def test_an_engine_with_two_of_them_stores_once(manager, server):
+def test_an_engine_with_two_of_them_stores_once(manager):
     made = config()
     first, second = (LogitsMetricsProcessor(made, "cpu", False) for _ in range(2))
     update = BatchUpdate(1, [], [(0, params("a"), [1], [])], [])
@@ -562,7 +652,31 @@ def test_an_engine_with_two_of_them_stores_once(manager, server):
         processor.update_state(update)
         processor.apply(reference.rows(1, VOCABULARY))
     assert manager.stats().stored == 1
-    assert not LogitsMetricsProcessor(made, types.SimpleNamespace(prompt_len=None)).add_request(0, params("b"))
+
+
+def test_an_engine_that_is_made_anew_stores_though_the_old_one_is_still_there(manager):
+    made = config()
+    states = types.SimpleNamespace(prompt_len=types.SimpleNamespace(np=[3]), prefill_len=types.SimpleNamespace(np=[3]))
+    old = LogitsMetricsProcessor(made, states)
+    assert old.add_request(0, params("a"))
+    new = LogitsMetricsProcessor(made, states)
+    assert new.add_request(0, params("b"))
+    assert not old.add_request(0, params("c"))
+
+
+def test_what_an_engine_tells_and_nobody_understands_does_not_stop_it(v1, manager, caplog):
+    v1.add("a", params("a"))
+    v1.step()
+    processor = v1.processors[0]
+    processor.update_state(types.SimpleNamespace(removed=[], added=[(0,)], moved=[]))
+    assert "a bug in pita_redis" in caplog.text
+    v1.step()
+    assert manager.count("a") == 1, "whose row it is is not known any more"
+    v2 = LogitsMetricsProcessor(config(), types.SimpleNamespace(prompt_len=None))
+    assert not v2.add_request(0, params("b"))
+    v1.add("c", params("c"))
+    v1.step()
+    assert manager.count("c") == 1
 
 
 @contextlib.contextmanager
@@ -575,18 +689,18 @@ def pool_of(monkeypatch, url):
 
 def test_a_server_that_is_away_does_not_stop_the_engine(server, monkeypatch, caplog):
     with pool_of(monkeypatch, f"redis://127.0.0.1:{free_port()}?timeout_ms=100"):
-        v1 = V1Engine()
+        v1 = V1Engine(server)
         v1.add("a", params("a"))
         for _ in range(20):
             v1.step()
         assert v1.processors[0].failures == 1, "nothing behind the first can be stored"
-    lines = [record for record in caplog.records if "metrics were not stored" in record.message]
+    lines = [record for record in caplog.records if "were not stored" in record.message]
     assert len(lines) == 1 and lines[0].levelno == logging.WARNING
 
 
 def test_a_server_that_comes_back_is_used_again(own_server, monkeypatch, server):
     with pool_of(monkeypatch, own_server.url + "?timeout_ms=100") as manager:
-        v1 = V1Engine()
+        v1 = V1Engine(own_server)
         v1.add("lost", params("lost"))
         v1.step()
         own_server.stop()
@@ -610,7 +724,7 @@ def _failure(call):
 
 def test_behind_a_server_that_is_away_is_waited_for(own_server, monkeypatch, server):
     with pool_of(monkeypatch, own_server.url + "?write=behind&timeout_ms=1000") as manager:
-        v1 = V1Engine()
+        v1 = V1Engine(own_server)
         v1.add("a", params("a"))
         own_server.stop()
         for _ in range(10):
@@ -623,7 +737,7 @@ def test_behind_a_server_that_is_away_is_waited_for(own_server, monkeypatch, ser
 
 def test_a_wrong_url_does_not_stop_the_engine(server, monkeypatch, caplog):
     monkeypatch.setenv("REDIS_URL", "redis://localhost?no_such_option=1")
-    v1 = V1Engine()
+    v1 = V1Engine(server)
     v1.add("a", params("a"))
     v1.step()
     v1.step()
@@ -633,7 +747,7 @@ def test_a_wrong_url_does_not_stop_the_engine(server, monkeypatch, caplog):
 
 def test_the_pool_is_used_as_it_is_open(server, monkeypatch):
     with pita_redis.RedisManager(url=server.url + "?prefix=x:") as manager:
-        v1 = V1Engine()
+        v1 = V1Engine(server)
         v1.add("a", params("a"))
         v1.step()
         assert server.client.keys() == [b"x:a"]
@@ -642,7 +756,7 @@ def test_the_pool_is_used_as_it_is_open(server, monkeypatch):
 
 def test_a_pool_that_was_closed_is_opened_again(server):
     manager = pita_redis.RedisManager()
-    v1 = V1Engine()
+    v1 = V1Engine(server)
     v1.add("a", params("a"))
     v1.step()
     from pita_redis._native import lib

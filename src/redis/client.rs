@@ -58,7 +58,7 @@ pub fn open(config: Config) -> Result<()> {
         if let Some(client) = find() {
             if *client.pool.config() == config {
                 // The server that was started may have ended.
-                return if config.autostart { autostart::ensure(&config) } else { Ok(()) };
+                return if config.autostart { start_server(&config) } else { Ok(()) };
             }
             let (open, differing) = (client.pool.config(), client.pool.config().differences(&config));
             return Err(Error::config(format!("already open as {open}, with another {differing}; close it first")));
@@ -74,6 +74,18 @@ pub fn open(config: Config) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Sees to it that a server listens there. A pool that is open there has noticed when this returns.
+pub fn start_server(config: &Config) -> Result<()> {
+    autostart::ensure(config)?;
+    if let Some(client) = find()
+        && client.pool.config().address == config.address
+    {
+        // It looks at these intervals.
+        client.breaker.wait(Instant::now() + 2 * PROBE_INTERVALS.1);
+    }
+    Ok(())
 }
 
 /// The open client.

@@ -174,7 +174,11 @@ impl Config {
             Some(url::Host::Ipv6(address)) => address.to_string(),
             Some(host) => decode("host", &host.to_string())?,
         };
-        let mut config = Self::at(Address::Tcp { host, port: url.port().unwrap_or(6379) });
+        let port = url.port().unwrap_or(6379);
+        if port == 0 {
+            return Err(Error::config("the URL's port is 0: must be a whole number from 1 to 65535"));
+        }
+        let mut config = Self::at(Address::Tcp { host, port });
         if !url.username().is_empty() {
             config.username = Some(decode("user name", url.username())?);
         }
@@ -316,10 +320,14 @@ fn host(name: &str, text: Option<String>) -> Result<String> {
     if host.contains('@') {
         return Err(Error::config(format!("{name} has an '@' in it: must be a host name or address alone")));
     }
-    if host.contains([':', '/']) && host.parse::<Ipv6Addr>().is_err() {
-        return Err(Error::config(format!("{name} is {host:?}: must be a host name or address alone")));
+    match host.parse::<Ipv6Addr>() {
+        // As a URL has it: of one address there are many spellings.
+        Ok(address) => Ok(address.to_string()),
+        Err(_) if host.contains([':', '/']) => {
+            Err(Error::config(format!("{name} is {host:?}: must be a host name or address alone")))
+        }
+        Err(_) => Ok(host),
     }
-    Ok(host)
 }
 
 fn prefix(text: String) -> Result<String> {
@@ -391,7 +399,9 @@ mod tests {
         }
         let error = env(&[("REDIS_HOST", "user:secret@h")]).unwrap_err();
         assert!(error.message.contains("REDIS_HOST has an '@'") && !error.message.contains("secret"), "{error}");
-        assert_eq!(env(&[("REDIS_HOST", "::1")]).unwrap(), tcp("::1", 6379));
+        for spelling in ["::1", "0:0:0:0:0:0:0:1"] {
+            assert_eq!(env(&[("REDIS_HOST", spelling)]).unwrap(), tcp("::1", 6379));
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ mod tls;
 mod ttl;
 mod writer;
 
-pub use autostart::{ensure as start_server, stop as stop_servers};
-pub use client::{Client, close, current, open};
+pub use autostart::stop as stop_servers;
+pub use client::{Client, close, current, open, start_server};
 pub use config::Config;
 pub use stats::{Latency, Snapshot};
 pub use store::{Placement, Write};
