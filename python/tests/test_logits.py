@@ -146,6 +146,16 @@ def test_other_tensors_are_refused_in_words(dtype, device):
         compute(torch.zeros(2, 3, dtype=getattr(torch, dtype), device=device))
 
 
+@torch_only
+def test_a_view_that_negates_is_refused():
+    import torch
+
+    logits = torch.complex(torch.zeros(2, 8), torch.ones(2, 8)).conj().imag
+    assert logits.is_neg() and logits.shape == (2, 8)
+    with pytest.raises(ValueError, match="resolve_neg"):
+        compute(logits)
+
+
 def test_a_cuda_buffer_goes_to_the_library_with_its_pointer_and_stream():
     """Without a driver the library refuses it; what it would get is seen here."""
     holder = dlpack.ByHand(4096, dlpack.CUDA, dlpack.FLOAT, 16, (2, 8), byte_offset=64)
@@ -155,3 +165,26 @@ def test_a_cuda_buffer_goes_to_the_library_with_its_pointer_and_stream():
     assert holder.streams == [77, 1]
     with pytest.raises(NotImplementedError, match="PITA_ERR_UNSUPPORTED"):
         compute(holder)
+
+
+def test_fields_of_records_are_refused_where_they_lie_between_elements():
+    records = np.zeros(8, [("logit", np.float32), ("flag", np.uint8)])
+    with pytest.raises(ValueError, match="5 bytes apart"):
+        compute(records["logit"])
+    rows = np.zeros((2, 3), np.float32).view(np.uint8).reshape(2, 12)
+    odd = np.lib.stride_tricks.as_strided(rows.view(np.float32), (2, 2), (6, 4))
+    with pytest.raises(ValueError, match="6 bytes apart"):
+        compute(odd)
+
+
+def test_memory_that_cuda_manages_is_read_where_it_is():
+    managed = dlpack.ByHand(4096, (13, 0), dlpack.FLOAT, 32, (8,))
+    assert view(managed, 5).device == _native.PITA_DEVICE_CUDA
+    pinned = dlpack.ByHand(4096, (3, 0), dlpack.FLOAT, 32, (8,))
+    assert view(pinned, 5).device == _native.PITA_DEVICE_CPU
+
+
+def test_what_others_made_of_the_capsule_function_stays():
+    before = ctypes.pythonapi.PyCapsule_GetPointer.argtypes
+    view(Dlpack(reference.rows(1, 10)))
+    assert ctypes.pythonapi.PyCapsule_GetPointer.argtypes is before is None

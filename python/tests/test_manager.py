@@ -1,5 +1,6 @@
 """RedisManager on a real server: what it stores and takes, and every way to fail."""
 
+import gc
 import logging
 import math
 import pickle
@@ -11,7 +12,8 @@ import pytest
 import pita_redis
 import reference
 from conftest import eventually, free_port
-from pita_redis import Metric, RedisManager
+from pita_redis import Metric, RedisManager, _pool
+from pita_redis.manager import _url_of
 
 
 def in_redis(server, name):
@@ -193,6 +195,83 @@ def test_managers_share_the_pool_until_the_last_is_closed(server):
         other.ping()
 
 
+def test_a_manager_that_is_gone_holds_the_pool_no_longer(server):
+    manager = RedisManager()
+    manager.ping()
+    del manager
+    with RedisManager(db=5) as other:
+        other.ping()
+    kept = RedisManager()
+    gone = RedisManager()
+    del gone
+    with pytest.raises(pita_redis.ConfigError):
+        RedisManager(db=5)
+    kept.close()
+    with pytest.raises(pita_redis.NotOpenError):
+        kept.ping()
+
+
+def test_a_manager_may_go_while_another_opens(server):
+    """The collector runs whenever it likes, even in the thread that holds the lock."""
+    manager = RedisManager()
+    with _pool._shares.lock:
+        del manager
+    with RedisManager(db=5) as other:
+        other.ping()
+
+
+def test_a_manager_that_could_not_be_made_holds_nothing(server):
+    with pytest.raises(ValueError):
+        RedisManager(url="redis://localhost?no_such_option=1")
+    gc.collect()
+    with RedisManager() as manager:
+        manager.ping()
+
+
+@pytest.mark.parametrize(
+    "environment, arguments, url",
+    [
+        ({"HOST": "h", "PORT": "7", "DB": "2"}, {"db": 3}, "redis://h:7/3"),
+        ({"USERNAME": "us/er"}, {"host": "h"}, "redis://us%2Fer@h:6379/0"),
+        ({"PASSWORD": "p@ss"}, {"host": "h"}, "redis://:p%40ss@h:6379/0"),
+        ({"USERNAME": "u", "PASSWORD": "p"}, {"port": 1}, "redis://u:p@localhost:1/0"),
+        ({"URL": "redis://elsewhere"}, {"host": "h"}, "redis://h:6379/0"),
+        ({"HOST": ""}, {"host": "", "port": 1}, "redis://localhost:1/0"),
+        ({}, {"host": "0:0:0:0:0:0:0:1"}, "redis://[::1]:6379/0"),
+        ({}, {"host": "a b%"}, "redis://a%20b%25:6379/0"),
+    ],
+)
+def test_the_url_of_parts(monkeypatch, environment, arguments, url):
+    for name in ("URL", "HOST", "PORT", "DB", "USERNAME", "PASSWORD"):
+        monkeypatch.delenv("REDIS_" + name, raising=False)
+        monkeypatch.delenv("VALKEY_" + name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv("REDIS_" + name, value)
+    asked = {"host": None, "port": None, "db": None, **arguments}
+    assert _url_of(**asked) == url
+
+
+@pytest.mark.parametrize(
+    "environment, arguments, words",
+    [
+        ({}, {"port": 0}, "port is 0, not from 1 to 65535"),
+        ({}, {"db": -1}, "db is -1"),
+        ({}, {"db": 2**31}, "db is 2147483648"),
+        ({"PORT": "tcp://10.0.0.1:6379"}, {"db": 1}, "REDIS_PORT is 'tcp://10.0.0.1:6379'"),
+        ({"DB": "70000000000"}, {"port": 1}, "REDIS_DB is 70000000000"),
+        ({}, {"host": "h:6379"}, "host is 'h:6379'"),
+        ({"HOST": "redis://h"}, {"port": 1}, "REDIS_HOST is 'redis://h'"),
+        ({}, {"host": "user:secret@h"}, "host has an '@'"),
+    ],
+)
+def test_parts_that_are_no_parts(server, monkeypatch, environment, arguments, words):
+    for name, value in environment.items():
+        monkeypatch.setenv("REDIS_" + name, value)
+    with pytest.raises(ValueError) as caught:
+        RedisManager(**arguments)
+    assert words in str(caught.value) and "secret" not in str(caught.value)
+
+
 def test_start_and_stop_a_private_server(monkeypatch, server):
     port = free_port()
     monkeypatch.setenv("REDIS_PORT", str(port))
@@ -226,6 +305,28 @@ def test_start_of_a_manager_is_where_that_manager_is(server):
         manager.start()
         manager.ping()
         manager.stop()
+
+
+def test_start_loses_nothing_that_is_queued(server):
+    with RedisManager(url=f"redis://127.0.0.1:{free_port()}?write=behind&timeout_ms=60000") as manager:
+        manager.store_metrics("a", [1, 2, 3], token_index=0)
+        manager.start()
+        manager.flush(60)
+        assert manager.count("a") == 1
+        manager.stop()
+
+
+def test_start_asks_nothing_of_a_server_elsewhere_that_answers(server, monkeypatch):
+    monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
+    RedisManager.start()
+    monkeypatch.setenv("REDIS_URL", "redis://192.0.2.1?connect_timeout_ms=50")
+    with pytest.raises(pita_redis.ConfigError, match="another machine"):
+        RedisManager.start()
+
+
+def test_start_is_documented():
+    assert "private redis-server" in RedisManager.start.__doc__
+    assert RedisManager.start.__name__ == "start"
 
 
 def test_start_says_why_there_is_none(monkeypatch, server):
@@ -264,6 +365,12 @@ def test_invalid_arguments(manager):
         (lambda: manager.store_logits_metrics_batch(["a", "b"], row), "2 req_ids for 1 rows"),
         (lambda: manager.store_logits_metrics_batch(["a"], row, [1, 2]), r"temperatures has the shape \(2,\)"),
         (lambda: manager.store_logits_metrics_batch(["a"], row, row_of=[-1]), "row_of is -1, not from 0"),
+        (lambda: manager.store_logits_metrics_batch(["a"], row, token_indices=[2**63]), "token_indices is 9223372036854775808"),
+        (lambda: manager.store_logits_metrics("a", row, token_index=2**64), "token_indices is 18446744073709551616"),
+        (lambda: manager.store_logits_metrics_batch(["a"], row, metrics=[2**32 + 1]), "metrics is 4294967297"),
+        (lambda: manager.store_metrics("a", [1, 2, 3], token_index=2**63), "token_index is 9223372036854775808"),
+        (lambda: manager.take_metrics("a", expected=2**64), "expected is 18446744073709551616"),
+        (lambda: manager.store_logits_metrics_batch([], row, row_of=[]), "len"),
         (lambda: manager.store_metrics("a", np.zeros((2, 2))), r"\(2, 2\), not \(n, 3\)"),
         (lambda: manager.take_metrics("a", timeout=1), "expected"),
         (lambda: manager.take_metrics("a", expected=-1), "-1"),
@@ -283,6 +390,10 @@ def test_wrong_types(manager):
         (lambda: manager.store_logits_metrics_batch("abc", np.zeros((3, 3), np.float32)), "a single id"),
         (lambda: manager.store_logits_metrics_batch(["a"], row, ["x"]), "temperatures"),
         (lambda: manager.store_logits_metrics_batch(["a"], row, token_indices=[0.5]), "token_indices"),
+        (lambda: manager.store_metrics("a", [1, 2, 3], token_index=0.5), "token_index is a float"),
+        (lambda: manager.take_metrics("a", expected="1"), "expected is a str"),
+        (lambda: RedisManager(host=7), "host is a int"),
+        (lambda: RedisManager(port="6379"), "port is a str"),
         (lambda: RedisManager(url=7), "url is a int"),
         (lambda: RedisManager("localhost", url="redis://localhost"), "not both"),
     ]:

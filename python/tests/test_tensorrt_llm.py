@@ -77,6 +77,38 @@ def test_samples_have_a_list_each(manager, server):
     assert not server.client.keys()
 
 
+def test_samples_of_which_some_were_aborted_keep_their_numbers(manager, server):
+    processor = LogitsMetricsProcessor("a", 0.25, n=3)
+    for generation in range(2):
+        first, third = (Executor(processor, number=10 * generation + i) for i in (0, 2))
+        first.step(0)
+        third.step(1)
+        first.step(2)
+        first.check(manager, "a")
+        third.check(manager, "a:2")
+    assert not server.client.keys()
+
+
+@pytest.mark.parametrize("share", [lambda processor: processor, lambda processor: pickle.loads(pickle.dumps(processor))])
+def test_two_requests_at_once_by_one_name_are_told_apart(manager, server, caplog, share):
+    processor = LogitsMetricsProcessor("a", 0.25)
+    first, second = Executor(processor, 1), Executor(share(processor), 2)
+    first.step(0)
+    second.step(1)
+    first.step(2)
+    second.step(3)
+    second.check(manager, "a")
+    assert "a: two requests at once" in caplog.text
+    assert not server.client.keys()
+
+
+def test_an_object_for_many_requests_does_not_grow(manager):
+    processor = LogitsMetricsProcessor("a", 0.25, n=2)
+    for number in range(200):
+        Executor(processor, number=10 * number).step(0)
+    assert len(processor._requests) <= 32
+
+
 def test_only_what_is_asked_for(manager):
     Executor(LogitsMetricsProcessor("a", entropy=False)).step(0)
     ((log_norm, _, entropy),) = manager.take_metrics("a")
