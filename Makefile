@@ -22,7 +22,7 @@ help:
 	@echo 'make test-sanitizers  C++ tests and SANITIZER_SECONDS ($(SANITIZER_SECONDS)) of soak, with AddressSanitizer and ThreadSanitizer'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
-	@echo 'make bench     kernels, delivery, write-behind and whole decode steps against peers; writes docs/benchmarks.md'
+	@echo 'make bench     kernels, delivery, write-behind, Python and whole decode steps against peers; writes docs/benchmarks.md'
 	@echo 'make bench-peers   installs numpy, torch and valkey-py for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
 	@echo 'make install   library, headers, CMake and pkg-config files, into PREFIX ($(PREFIX)); DESTDIR counts'
@@ -83,6 +83,7 @@ bench:
 	@scripts/setup.sh bench
 	@$(CONFIGURE) -DPITA_REDIS_BUILD_BENCHES=ON
 	@cmake --build build --target pita_redis_benches
+	@scripts/python-env.sh build/python
 	python3 benches/report.py build/benches
 
 .PHONY: bench-peers

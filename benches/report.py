@@ -15,6 +15,7 @@ from pathlib import Path
 VOCABULARIES = (32000, 128256)
 BATCHES = (1, 8, 32, 256)
 PEERS = Path("target/peers/bin/python")
+PYTHON = Path("build/python/bin/python")
 WAYS = {
     "pita": ("PITA's way: torch, valkey-py", "#c44e52"),
     "hiredis": ("our kernel, hiredis by hand", "#dd8452"),
@@ -130,7 +131,7 @@ def chart(steps, vocabulary, subtitle):
     yield "</svg>"
 
 
-def document(when, versions, steps, behind, delivery, kernels):
+def document(when, versions, steps, behind, delivery, python, kernels):
     peers = ", ".join(versions) if versions else "no torch or valkey-py: `make bench-peers` installs them"
     return f"""# Benchmarks
 
@@ -165,6 +166,13 @@ Against loops by hand with hiredis, in turn; microseconds.
 
 {delivery.strip()}
 
+## From Python
+
+The package's calls, in turn with what they are compared with; medians. "Beyond the C call" is what ctypes and numpy cost a store
+of 32 rows with `write=behind`.
+
+{python.strip()}
+
 ## Computing
 
 ```
@@ -179,6 +187,7 @@ def main():
     kernels = run("cargo", "bench", "--quiet", "--locked", "--bench", "kernels")
     delivery = with_redis(programs / "delivery")
     behind = with_redis(programs / "behind")
+    python = with_redis(PYTHON, "benches/python_calls.py")
     output, with_pita = "", has_peers()
     for vocabulary in VOCABULARIES:
         for batch in BATCHES:
@@ -189,7 +198,7 @@ def main():
     steps, versions = steps_of(output)
     docs = Path("docs")
     docs.mkdir(exist_ok=True)
-    (docs / "benchmarks.md").write_text(document(when, versions, steps, behind, delivery, kernels))
+    (docs / "benchmarks.md").write_text(document(when, versions, steps, behind, delivery, python, kernels))
     subtitle = f"{when}, {machine()}"
     (docs / "benchmarks.svg").write_text("\n".join(chart(steps, VOCABULARIES[-1], subtitle)) + "\n")
     print("\n".join(step_table(steps)))

@@ -30,7 +30,7 @@ need_bench() {
     need_demo
     need pkg-config has pkg-config
     need libhiredis-dev has_header c hiredis/hiredis.h
-    need python3 has python3
+    need_python
 }
 
 need_test() {
@@ -39,7 +39,6 @@ need_test() {
     need valgrind has valgrind
     need binutils has readelf
     need openssl has openssl
-    need_python
 }
 
 need_python() {
