@@ -18,6 +18,7 @@ import importlib
 import logging
 import secrets
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,9 +43,11 @@ _NO_SPECULATION = "metrics of each token cannot be had with speculative decoding
 
 # --- what a request asks for -----------------------------------------------------------------------------------------
 
-# Where the side of vLLM that admits requests notes what the engine's side is not told: {"samples": n, "seed": of the request,
-# "is_drawn": whether it is ours}.
+# Where the side of vLLM that admits requests notes what the engine's side is not told: {"samples": n, "request": a name of this
+# request alone, "seed": its seed, "is_drawn": whether that is ours}.
 _NOTES = "pita_redis"
+# Requests without a seed whose samples are remembered.
+_UNSEEDED = 1024
 
 
 def _metrics_of(params: Any) -> int:
@@ -52,6 +55,15 @@ def _metrics_of(params: Any) -> int:
     if not extra or "req_id" not in extra:
         return 0
     return wanted_metrics(extra.get("normalization_constants"), extra.get("entropy"))
+
+
+def _may_seed() -> bool:
+    """Whether this vLLM bears seeds. Its CPU engine ends with "CPU Generator does not use offset" when the prompt of a request
+    that has one comes in chunks."""
+    try:
+        return not importlib.import_module("vllm.platforms").current_platform.is_cpu()
+    except (ImportError, AttributeError):
+        return True
 
 
 def _note_samples(params: Any, samples: int) -> None:
@@ -65,28 +77,48 @@ def _note_samples(params: Any, samples: int) -> None:
         params.seed = None
     extra = {name: value for name, value in params.extra_args.items() if name != _NOTES}
     if samples > 1:
-        is_drawn = params.seed is None
+        is_drawn = params.seed is None and _may_seed()
         if is_drawn:
             # As large as seeds may be, with room for the samples' numbers.
             params.seed = secrets.randbits(62)
-        extra[_NOTES] = {"samples": samples, "seed": params.seed, "is_drawn": is_drawn}
+        extra[_NOTES] = {
+            "samples": samples,
+            "request": secrets.token_hex(8),
+            "seed": params.seed,
+            "is_drawn": is_drawn,
+        }
     params.extra_args = extra
 
 
-def _sample_of(params: Any) -> Sample:
-    """The sample that these parameters are of, as the engine has them.
+class _Arrivals:
+    """Numbers the samples of requests without a seed by the order in which they come.
 
-    Raises:
-        TypeError, ValueError: there is no such sample.
+    That is their order where one engine serves what comes first. A preempted one is known by its list of tokens.
     """
-    extra = params.extra_args
-    notes = extra.get(_NOTES)
-    number = 0
-    if notes is not None:
-        number = params.seed - notes["seed"]
-        if not 0 <= number < notes["samples"]:
-            raise ValueError(f"{extra['req_id']}: a sample with the seed {params.seed} is none of {notes}")
-    return Sample(extra["req_id"], number, params.temperature, _metrics_of(params))
+
+    def __init__(self, vllm_config: Any) -> None:
+        parallel = getattr(vllm_config, "parallel_config", None)
+        policy = getattr(getattr(vllm_config, "scheduler_config", None), "policy", "fcfs")
+        is_alone = getattr(parallel, "data_parallel_size", 1) == 1 and getattr(parallel, "data_parallel_index", 0) == 0
+        self._is_ordered = is_alone and policy == "fcfs"
+        self._requests: OrderedDict[str, list[list[int]]] = OrderedDict()
+
+    def number(self, notes: dict[str, Any], tokens: list[int] | None) -> int:
+        """The number of the sample that has this list of tokens.
+
+        Raises:
+            ValueError: that is not certain.
+        """
+        known = self._requests.setdefault(notes["request"], [])
+        for number, those in enumerate(known):
+            if those is tokens:
+                return number
+        if tokens != [] or len(known) == notes["samples"] or not self._is_ordered:
+            raise ValueError("which of its samples this is cannot be told: a request with several needs a seed here")
+        known.append(tokens)
+        if len(self._requests) > _UNSEEDED:
+            self._requests.popitem(last=False)
+        return len(known) - 1
 
 
 # --- which processor works -------------------------------------------------------------------------------------------
@@ -113,9 +145,10 @@ class _Row:
 
     __slots__ = ("_last_index", "_stops", "sample", "tokens")
 
-    def __init__(self, params: Any, prompt_len: int | None, tokens: list[int] | None, max_model_len: int | None) -> None:
-        self.sample = _sample_of(params)
-        self.sample.begin()
+    def __init__(
+        self, sample: Sample, params: Any, prompt_len: int | None, tokens: list[int] | None, max_model_len: int | None
+    ) -> None:
+        self.sample = sample
         #: V1: the engine's own list of the sample's tokens. It grows; -1 is a token that is not known on the host yet.
         self.tokens: list[int] = [] if tokens is None else tokens
         self._stops = set(getattr(params, "stop_token_ids", None) or ())
@@ -152,6 +185,7 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
         self._max_model_len = getattr(model_config, "max_model_len", None)
         #: V1: by the row of the batch; V2: by the slot.
         self._rows: dict[int, _Row] = {}
+        self._arrivals = _Arrivals(vllm_config)
         self._store = Store()
         self._lines = Limited()
         self._is_idle = _is_repeated(vllm_config)
@@ -177,7 +211,8 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Refuses a request whose ``extra_args`` cannot be understood. One with several samples gets a seed, if it has none.
+        """Refuses a request whose ``extra_args`` cannot be understood. One with several samples gets a seed, if it has none and
+        the engine bears one.
 
         Raises:
             ValueError: the req_id is no string of 1 to 1024 bytes.
@@ -285,10 +320,26 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
         if self._is_refusing:
             self._lines.log(logging.ERROR, "%s: %s", params.extra_args["req_id"], _NO_SPECULATION)
             return
+        req_id = params.extra_args["req_id"]
         try:
-            self._rows[place] = _Row(params, prompt_len, tokens, self._max_model_len)
+            sample = Sample(req_id, self._number(params, tokens), params.temperature, _metrics_of(params))
         except (TypeError, ValueError) as error:
-            self._lines.log(logging.ERROR, "a request is left out: %s", error)
+            self._lines.log(logging.ERROR, "%s: this request is left out: %s", req_id, error)
+            return
+        sample.begin()
+        self._rows[place] = _Row(sample, params, prompt_len, tokens, self._max_model_len)
+
+    def _number(self, params: Any, tokens: list[int] | None) -> int:
+        """Of the sample that these parameters are of, as the engine has them."""
+        notes = params.extra_args.get(_NOTES)
+        if notes is None:
+            return 0
+        if notes["seed"] is None:
+            return self._arrivals.number(notes, tokens)
+        number = params.seed - notes["seed"]
+        if not 0 <= number < notes["samples"]:
+            raise ValueError(f"the seed {params.seed} is of no sample of {notes}")
+        return number
 
     def _log_bug(self, consequence: str) -> None:
         self._lines.log(logging.ERROR, "a bug in pita_redis: %s", consequence, exc_info=True)

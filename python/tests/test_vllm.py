@@ -168,6 +168,18 @@ class V2Engine:
     check = V1Engine.check
 
 
+@pytest.fixture(autouse=True)
+def seeds(monkeypatch):
+    """As with a GPU, wherever the tests run."""
+    monkeypatch.setattr("pita_redis.vllm._may_seed", lambda: True)
+
+
+@pytest.fixture
+def no_seeds(seeds, monkeypatch):
+    """As on a CPU."""
+    monkeypatch.setattr("pita_redis.vllm._may_seed", lambda: False)
+
+
 @pytest.fixture
 def v1(manager, server):
     return V1Engine(server)
@@ -430,6 +442,66 @@ def test_a_sample_with_the_seed_of_none_is_left_out(v1, manager, caplog):
     v1.step()
     assert manager.count("a") == 0
     assert "the seed 9" in caplog.text
+
+
+def test_v1_samples_without_seeds_are_numbered_as_they_come(no_seeds, v1, manager):
+    for _ in range(2):
+        children = samples("a", 3)
+        assert children[0].seed is None
+        first = v1.add("a", children[0])
+        second = v1.add("a:1", children[1])
+        v1.step()
+        v1.remove(0)
+        v1.step()
+        v1.add("a:2", children[2])
+        # Preempted, and back with the same list of tokens.
+        v1.add("a", children[0], tokens=first.tokens)
+        v1.step()
+        assert len(second.tokens) == 3
+        v1.check(manager, "a", "a:1", "a:2")
+        v1.wanted.clear()
+        v1.remove(0, 1, 2)
+        v1.step()
+
+
+def test_v1_samples_without_seeds_are_left_out_where_they_cannot_be_told(no_seeds, v1, manager, caplog):
+    children = samples("a", 2)
+    first = v1.add("a", children[0])
+    v1.add("a:1", children[1])
+    v1.step()
+    v1.remove(0)
+    v1.step()
+    # A list of tokens that was made anew.
+    v1.add("a", children[0], tokens=list(first.tokens))
+    v1.step()
+    v1.wanted["a"].pop()
+    v1.check(manager, "a", "a:1")
+    assert "a: this request is left out: which of its samples" in caplog.text
+    assert not v1.processors[0].failures
+
+
+@pytest.mark.parametrize("place, name, value", [
+    ("parallel_config", "data_parallel_size", 2),
+    ("parallel_config", "data_parallel_index", 1),
+    ("scheduler_config", "policy", "priority"),
+])
+def test_v1_samples_without_seeds_have_no_order_everywhere(no_seeds, manager, caplog, place, name, value):
+    made = config()
+    made.scheduler_config = types.SimpleNamespace(policy="fcfs")
+    setattr(getattr(made, place), name, value)
+    processor = LogitsMetricsProcessor(made, "cpu", False)
+    processor.update_state(BatchUpdate(1, [], [(0, samples("a", 2)[1], [1], [])], []))
+    processor.apply(reference.rows(1, VOCABULARY))
+    assert manager.count("a") == 0
+    assert "needs a seed" in caplog.text
+
+
+def test_what_is_remembered_of_samples_without_seeds_is_bounded(no_seeds, v1, monkeypatch):
+    monkeypatch.setattr("pita_redis.vllm._UNSEEDED", 10)
+    for number in range(30):
+        v1.add(f"r{number}", samples(f"r{number}", 2)[0])
+        v1.step()
+    assert len(v1.processors[0]._arrivals._requests) == 10
 
 
 def test_v1_a_preempted_request_goes_on_where_it_was(v1, manager):
