@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+from array import array
 from collections.abc import Sequence
 from typing import Any, Union
 
@@ -35,11 +36,21 @@ class Numbers:
         self.name, self.array = name, np.zeros(room, dtype)
         self.address = address(self.array)
         self.is_real = dtype is np.float32
+        self._code = self.array.dtype.char
+        self._from_list: array | None = None
 
     def fill(self, values: Any, count: int) -> int | None:
         """Copies the numbers, or a single one for all; returns where they are."""
         if values is None:
             return None
+        if type(values) is list and len(values) == count:
+            # A third of the time that numpy takes to look at each one.
+            try:
+                self._from_list = array(self._code, values)
+            except (TypeError, OverflowError):
+                pass  # What is wrong is said below.
+            else:
+                return self._from_list.buffer_info()[0]
         given = np.asarray(values)
         if given.ndim and given.shape != (count,):
             raise ValueError(f"{self.name} has the shape {given.shape}, not ({count},)")

@@ -82,14 +82,18 @@ def _of_array(array: np.ndarray) -> Logits:
         dtype = _dtype(array.dtype.name)
         if not array.dtype.isnative:
             raise TypeError(f"logits are {array.dtype.str}, of another byte order; {_WANTED}")
-    size = _SIZES[dtype]
+    strides = None if array.flags.c_contiguous else _in_elements(array, _SIZES[dtype])
+    pointer = array.__array_interface__["data"][0]
+    return _checked(pointer, dtype, _native.PITA_DEVICE_CPU, array.shape, strides, 0, array)
+
+
+def _in_elements(array: np.ndarray, size: int) -> tuple[int, ...]:
+    """The strides of an array of elements of `size` bytes."""
     # As in a field of a structured array.
     for extent, stride in zip(array.shape, array.strides):
         if extent > 1 and stride % size:
             raise ValueError(f"logits are {stride} bytes apart, which is no multiple of the {size} of one")
-    strides = tuple(stride // size for stride in array.strides)
-    pointer = array.__array_interface__["data"][0]
-    return _checked(pointer, dtype, _native.PITA_DEVICE_CPU, array.shape, strides, 0, array)
+    return tuple(stride // size for stride in array.strides)
 
 
 def _dtype(name: str) -> int:
@@ -100,22 +104,30 @@ def _dtype(name: str) -> int:
 
 
 def _checked(
-    pointer: int, dtype: int, device: int, shape: tuple[int, ...], strides: tuple[int, ...], stream: int | None, owner: Any
+    pointer: int,
+    dtype: int,
+    device: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    stream: int | None,
+    owner: Any,
 ) -> Logits:
+    """Rows of logits, if they are that; `strides` are in elements, None where there are no gaps."""
     is_row = len(shape) == 1
     if is_row:
-        shape, strides = (1, *shape), (shape[0], *strides)
+        shape, strides = (1, *shape), strides and (shape[0], *strides)
     if len(shape) != 2:
         raise ValueError(f"logits have the shape {tuple(shape)}, not (vocabulary,) or (rows, vocabulary)")
     rows, vocab_size = shape
-    if not rows or not vocab_size:
-        # The library says what is wrong with that.
-        return Logits(pointer, dtype, device, rows, vocab_size, vocab_size, stream or 0, is_row, owner)
-    if vocab_size > 1 and strides[1] != 1:
-        raise ValueError(f"the elements of a row of logits are {strides[1]} elements apart; they have to lie side by side")
-    row_stride = strides[0] if rows > 1 else vocab_size
-    if row_stride < vocab_size:
-        raise ValueError(f"rows of logits are {row_stride} elements apart, less than the {vocab_size} of a row")
+    row_stride = vocab_size
+    # Of no logits at all the library says what is wrong with that.
+    if strides and rows and vocab_size:
+        if vocab_size > 1 and strides[1] != 1:
+            raise ValueError(f"the elements of a row of logits are {strides[1]} elements apart; they have to lie side by side")
+        if rows > 1:
+            row_stride = strides[0]
+        if row_stride < vocab_size:
+            raise ValueError(f"rows of logits are {row_stride} elements apart, less than the {vocab_size} of a row")
     return Logits(pointer, dtype, device, rows, vocab_size, row_stride, stream or 0, is_row, owner)
 
 
@@ -162,16 +174,6 @@ def _of_dlpack(logits: Any, stream: int | None) -> Logits:
     if device is None:
         raise TypeError(f"logits are on DLPack's device {tensor.device_type}; the CPU and CUDA are possible")
     shape = tuple(tensor.shape[: tensor.ndim])
-    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _packed(shape)
+    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None
     pointer = (tensor.data or 0) + tensor.byte_offset
     return _checked(pointer, dtype, device, shape, strides, stream if on_cuda else 0, capsule)
-
-
-def _packed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of an array without gaps."""
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        strides.insert(0, step)
-        step *= extent
-    return tuple(strides)
