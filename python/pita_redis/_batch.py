@@ -56,6 +56,11 @@ class Numbers:
             raise ValueError(f"{self.name} has the shape {given.shape}, not ({count},)")
         if given.size and given.dtype != self.array.dtype:
             self._check(given)
+            if given.dtype.itemsize > 4:
+                # Beyond an f32 it is inf, which the library refuses in words.
+                with np.errstate(over="ignore"):
+                    self.array[:count] = given
+                return self.address
         self.array[:count] = given
         return self.address
 
@@ -183,6 +188,6 @@ def _encoded(req_ids: Sequence[RequestId | None]) -> Sequence[bytes | None]:
         encoded = req_ids if type(req_ids[0]) is bytes else [*map(str.encode, req_ids)]
         if b"\0" not in b"".join(encoded):
             return encoded
-    except (TypeError, IndexError):
+    except (TypeError, IndexError, UnicodeEncodeError):
         pass
     return [None if req_id is None else c_string(req_id, "req_id") for req_id in req_ids]

@@ -126,7 +126,8 @@ class Store:
             for sample, index in zip(samples, indices):
                 sample.misses(index)
             kind = type(error)
-            self._lines.log(logging.ERROR, "metrics of %d tokens were not stored: %s", len(samples), error, kind=kind)
+            message = "%s: metrics of %d tokens were not stored: %s"
+            self._lines.log(logging.ERROR, message, _named(samples), len(samples), error, kind=kind)
 
     def _call(self, batch: Batch) -> errors.PitaError | None:
         status = lib.pita_store_logits_metrics_batch(batch.struct)
@@ -158,8 +159,12 @@ class Store:
                 self._lines.log(logging.INFO, "%s: its list is gone, and takes no more metrics: %s", those[0], why)
             else:
                 self.failures += len(those)
-                message = "metrics of %d tokens were not stored, nor will be those behind them: %s"
-                self._lines.log(logging.WARNING, message, len(those), why, kind=status)
+                message = "%s: metrics of %d tokens were not stored, nor will be those behind them: %s"
+                self._lines.log(logging.WARNING, message, _named(those), len(those), why, kind=status)
+
+
+def _named(samples: Sequence[Sample]) -> str:
+    return f"{samples[0]} and others" if len(samples) > 1 else str(samples[0])
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import dataclasses
 import ipaddress
 import math
 import os
+import re
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -92,7 +93,8 @@ class RedisManager:
 
     All managers of a process share its one pool of connections, so they must agree on where Redis is. Making one connects to
     nothing yet; :meth:`ping` tells whether Redis can be reached. All methods may be called from any thread, and let other
-    threads run. A forked child may go on with what it inherits.
+    threads run. A forked child may go on with what it inherits; sent to another process, a manager opens a pool there. What is
+    queued when the interpreter ends is written then.
 
     Every failed call of the library raises a :class:`PitaError`. What can come back from all methods that need Redis is
     :class:`UnavailableError`, :class:`DeadlineError`, :class:`AuthError` and :class:`ServerError`.
@@ -129,6 +131,10 @@ class RedisManager:
             DeadlineError: time ran out; the message says how many records were given up.
         """
         self._share.close()
+
+    def __reduce__(self) -> tuple[Callable[..., RedisManager], tuple[str | None]]:
+        # Another process has a pool of its own.
+        return _unpickled, (self._url,)
 
     def __enter__(self) -> RedisManager:
         return self
@@ -189,6 +195,9 @@ class RedisManager:
             GapError: `token_index` is past the end of the list. Not stored.
             QueueFullError: with ``write=behind``. Not stored.
         """
+        if req_id is None:
+            # In a batch it skips an entry.
+            raise TypeError("req_id is None, not a str")
         self.store_logits_metrics_batch(
             [req_id],
             logits,
@@ -284,17 +293,19 @@ class RedisManager:
                 raise ValueError("timeout is for waiting: it wants expected")
             return _take(lambda out, room, count: lib.pita_take_metrics(identifier, out, room, count), 0)
         whole(expected, "expected", 0, 2**63 - 1)
-        deadline = time.monotonic() + seconds(DEFAULT_WAIT if timeout is None else timeout, "timeout")
+        limit = seconds(DEFAULT_WAIT if timeout is None else timeout, "timeout")
+        end = time.monotonic() + limit
 
         def wait(out: int, room: int, count: Any) -> int:
-            while True:
-                left = max(deadline - time.monotonic(), 0.0)
-                slice_ms = math.ceil(min(left, _SLICE) * 1000)
-                status = lib.pita_take_metrics_wait(identifier, expected, slice_ms, out, room, count)
-                if status != _native.PITA_ERR_TIMEOUT or left <= _SLICE:
-                    return status
+            return _in_slices(end, lambda ms: lib.pita_take_metrics_wait(identifier, expected, ms, out, room, count))
 
-        return _take(wait, expected)
+        try:
+            return _take(wait, expected)
+        except errors.DeadlineError as error:
+            # The library knows of the last slice.
+            waited = f"after waiting {limit:g} s for"
+            error.args = (re.sub(r"after waiting \d+ ms for", waited, error.message) + "; nothing was taken",)
+            raise
 
     def count(self, req_id: RequestId) -> int:
         """How many records a request has."""
@@ -313,7 +324,7 @@ class RedisManager:
             DeadlineError: some are still queued.
             PitaError: some were lost since the last flush; the message says how many.
         """
-        errors.check(lib.pita_redis_flush(math.ceil(seconds(timeout, "timeout") * 1000)))
+        errors.check(_in_slices(time.monotonic() + seconds(timeout, "timeout"), lib.pita_redis_flush))
 
     def stats(self) -> Stats:
         """What the process's pool has done since it was opened."""
@@ -324,6 +335,10 @@ class RedisManager:
             values[name] = Latency(*(getattr(values[name], field.name) for field in dataclasses.fields(Latency)))
         values["kernel"] = values["kernel"].decode()
         return Stats(**values)
+
+
+def _unpickled(url: str | None) -> RedisManager:
+    return RedisManager(url=url)
 
 
 def compute(
@@ -337,6 +352,15 @@ def compute(
     finally:
         batch.release()
     return out[0] if rows.is_row and row_of is None else out
+
+
+def _in_slices(end: float, call: Callable[[int], int]) -> int:
+    """The status of a call that waits so many milliseconds, again and again until it is another than a timeout, or `end`."""
+    while True:
+        left = max(end - time.monotonic(), 0.0)
+        status = call(math.ceil(min(left, _SLICE) * 1000))
+        if status != _native.PITA_ERR_TIMEOUT or left <= _SLICE:
+            return status
 
 
 # Most lists fit; a longer one is taken at the second try.

@@ -15,6 +15,7 @@ from typing import Any
 
 from ._engine import Sample, store_of_process, wanted_metrics
 from ._logging import Limited
+from ._values import whole
 
 _lines = Limited()
 # Generations of one object that are remembered.
@@ -65,8 +66,9 @@ class LogitsMetricsProcessor(_interface()):  # type: ignore[misc]
         metrics = wanted_metrics(normalization_constants, entropy)
         if not metrics:
             raise ValueError("neither normalization_constants nor entropy is asked for")
-        if n < 1:
-            raise ValueError(f"n is {n}, below 1")
+        whole(n, "n", 1, 2**31 - 1)
+        if prompt_len is not None:
+            whole(prompt_len, "prompt_len", 0, 2**31 - 1)
         self._req_id, self._n, self._prompt_len = req_id, n, prompt_len
         self._temperature, self._metrics = temperature, metrics
         # Checks the id and the temperature here, where an error reaches the caller.

@@ -1,9 +1,14 @@
 """RedisManager on a real server: what it stores and takes, and every way to fail."""
 
+import concurrent.futures
 import gc
 import logging
 import math
+import multiprocessing
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -119,9 +124,29 @@ def test_take_waits_for_what_is_expected(manager):
 def test_take_waits_no_longer_than_told(manager):
     manager.store_metrics("a", [1, 2, 3])
     for timeout in (0, 0.25):
-        with pytest.raises(TimeoutError, match="a"):
+        with pytest.raises(TimeoutError, match=f"has 1 after waiting {timeout} s for 2 records; nothing was taken"):
             manager.take_metrics("a", expected=2, timeout=timeout)
     assert manager.count("a") == 1, "nothing was taken"
+
+
+def test_waits_can_be_interrupted():
+    code = (
+        "import time, pita_redis\n"
+        f"manager = pita_redis.RedisManager(url='redis://127.0.0.1:{free_port()}?write=behind&timeout_ms=1')\n"
+        "manager.store_metrics('a', [1, 2, 3])\n"
+        "print('waits', flush=True)\n"
+        "manager.flush(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "waits\n"
+        child.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+
+
+def test_a_manager_sent_to_another_process_works_there(manager):
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(manager.store_metrics, "a", [1, 2, 3]).result(60)
+    assert manager.count("a") == 1
 
 
 def test_write_behind(server):
@@ -342,7 +367,7 @@ def test_start_says_why_there_is_none(monkeypatch, server):
 def test_not_open(manager):
     manager.close()
     for call in (manager.ping, manager.stats, lambda: manager.take_metrics("a"), lambda: manager.count("a")):
-        with pytest.raises(pita_redis.NotOpenError, match="pita_redis_open"):
+        with pytest.raises(pita_redis.NotOpenError, match="make a new one"):
             call()
 
 
@@ -373,6 +398,8 @@ def test_invalid_arguments(manager):
         (lambda: manager.store_logits_metrics_batch([], row, row_of=[]), "len"),
         (lambda: manager.store_metrics("a", np.zeros((2, 2))), r"\(2, 2\), not \(n, 3\)"),
         (lambda: manager.take_metrics("a", timeout=1), "expected"),
+        (lambda: manager.take_metrics("\ud800"), "req_id '.ud800' cannot be UTF-8"),
+        (lambda: manager.store_logits_metrics("a", np.zeros(3, np.float32), 1e300), "temperature is inf"),
         (lambda: manager.take_metrics("a", expected=-1), "-1"),
         (lambda: manager.take_metrics("a", expected=1, timeout=-1), "timeout"),
         (lambda: manager.flush(math.nan), "timeout"),
@@ -387,6 +414,8 @@ def test_wrong_types(manager):
     row = np.zeros(3, np.float32)
     for call, words in [
         (lambda: manager.store_logits_metrics(7, row), "req_id is a int"),
+        (lambda: manager.store_logits_metrics(None, row), "req_id is None"),
+        (lambda: manager.take_metrics("a", expected=1, timeout="1"), "timeout is a str"),
         (lambda: manager.store_logits_metrics_batch("abc", np.zeros((3, 3), np.float32)), "a single id"),
         (lambda: manager.store_logits_metrics_batch(["a"], row, ["x"]), "temperatures"),
         (lambda: manager.store_logits_metrics_batch(["a"], row, token_indices=[0.5]), "token_indices"),
