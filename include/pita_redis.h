@@ -171,8 +171,11 @@
 // stored.
 #define PITA_ERR_QUEUE_FULL -12
 
-// This build or this machine cannot do it, such as reading a CUDA buffer. Nothing was done.
+// This build or this machine cannot do it, such as reading a CUDA buffer where there is no driver. Nothing was done.
 #define PITA_ERR_UNSUPPORTED -13
+
+// The CUDA driver reported an error. The message has its words.
+#define PITA_ERR_CUDA -14
 
 // A bug in this library, contained. Please report it with the message.
 #define PITA_ERR_PANIC -127
@@ -198,8 +201,11 @@
 // Where the logits lie: in the process's memory. The numbers are those of DLPack.
 #define PITA_DEVICE_CPU 1u
 
-// Where the logits lie: in the memory of a CUDA device. Not supported yet: PITA_ERR_UNSUPPORTED.
+// Where the logits lie: in the memory of a CUDA device; see "CUDA" above.
 #define PITA_DEVICE_CUDA 2u
+
+// Slots are numbered from 0 on, below this.
+#define PITA_SLOT_COUNT 1024u
 
 // Log level: something was lost or is broken. The numbers are those of syslog.
 #define PITA_LOG_ERROR 3
@@ -325,7 +331,38 @@ typedef struct pita_metrics_t {
     double entropy;
 } pita_metrics_t;
 
-
+// Logits of a step in the memory of a CUDA device, where all that says whose they are lies in device memory, too. It is read
+// when the work is done, not when the call is made: each replay of a CUDA graph finds what is there then.
+//
+// Set the whole struct to zero first, then `struct_size`, then what you need.
+typedef struct pita_slot_batch_t {
+    // `sizeof(pita_slot_batch_t)`: how the struct grows without breaking callers.
+    size_t struct_size;
+    // In device memory: `rows` x `vocab_size` elements; row i begins at `logits + i * row_stride` elements.
+    const void *logits;
+    // One of `PITA_DTYPE_*`.
+    uint32_t dtype;
+    // A set of `PITA_METRIC_*` for all rows; 0: `PITA_METRIC_ALL`.
+    uint32_t metrics;
+    // How many rows; 1 to 65535.
+    size_t rows;
+    // Elements in a row; at least 1.
+    size_t vocab_size;
+    // Elements from one row's begin to the next one's; at least `vocab_size`.
+    size_t row_stride;
+    // The `cudaStream_t` on which the logits are made; NULL is the default stream.
+    void *stream;
+    // In device memory: the slot of each row. A row whose slot is below 0, or `PITA_SLOT_COUNT` or more, is skipped. A slot
+    // stands at most once in a batch.
+    const int32_t *slots;
+    // In device memory: the temperature of each row, finite and above 0; a row with another one is not stored. NULL: 1.0.
+    const float *temperatures;
+    // In device memory: the index of each row's token in its list. NULL, or an entry below 0: behind the last one.
+    const int64_t *token_indices;
+    // Out, in device memory: `rows` x 3 floats: log_norm, log_norm_temp, entropy of each row, 0 for a skipped one. May be
+    // NULL.
+    float *out;
+} pita_slot_batch_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -501,6 +538,49 @@ pita_status_t pita_store_metrics(const char *req_id,
 // Blocks: for the computing. Since: 0.1.0.
 pita_status_t pita_compute_logits_metrics(const struct pita_batch_t *batch,
                                           struct pita_metrics_t *out);
+
+// Gives a slot to a request: records that `pita_store_slots` makes for the slot from now on are the request's.
+//
+// @param slot    Below PITA_SLOT_COUNT.
+// @param req_id  The request's id: 1 to 1024 bytes.
+//
+// @return PITA_OK; PITA_ERR_INVALID_ARGUMENT (also where the slot is bound already); PITA_ERR_UNAVAILABLE (no thread can be
+//         started); PITA_ERR_PANIC.
+//
+// Blocks: no. Since: 0.1.0.
+pita_status_t pita_bind_slot(uint32_t slot,
+                             const char *req_id);
+
+// Takes a slot from its request, after its records have gone into the queue. It may then be bound to another.
+//
+// Call it when the work that stores for the slot is done, such as after the synchronization that an engine needs to read the
+// step's tokens: a record that comes later is lost, or, once the slot is bound anew, taken for the other request's.
+//
+// @param slot  Below PITA_SLOT_COUNT. One that is bound to no request is fine.
+//
+// @return PITA_OK; PITA_ERR_INVALID_ARGUMENT; PITA_ERR_QUEUE_FULL: it is still bound, try again; PITA_ERR_PANIC.
+//
+// Blocks: while the queue is full, for the URL's `timeout_ms` at most. Since: 0.1.0.
+pita_status_t pita_unbind_slot(uint32_t slot);
+
+// Has the GPU compute the metrics of each row and hand them over for the request that the row's slot is bound to. For CUDA
+// graphs, and for all who have slots rather than ids at hand.
+//
+// The work is put onto the stream, or into the graph that captures it, and the call returns; the records are queued when they
+// are there. The pool must be open with `write=behind` when the work is done. A slot holds 64 records that are not queued
+// yet, such as while the queue is full; older ones are lost then, which is logged, counted as refused, and makes the next
+// flush fail. Records of a slot come in the order of its stream.
+//
+// Call it once before the first capture in a context, or be ready for the first call to take a second: it compiles the kernel.
+//
+// @param batch  What to store; see pita_slot_batch_t.
+//
+// @return PITA_OK: it is on the stream, or in the graph. PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED (no driver, no GPU, or
+//         a pool with `write=sync`), PITA_ERR_NOT_OPEN, PITA_ERR_CUDA (the driver fails), PITA_ERR_UNAVAILABLE (no thread can be
+//         started): nothing was done; PITA_ERR_PANIC.
+//
+// Blocks: no. Never waits for the stream, and allocates nothing after a context's first call. Since: 0.1.0.
+pita_status_t pita_store_slots(const struct pita_slot_batch_t *batch);
 
 // Takes all records of a request, in token order, and removes them from Redis: all or nothing.
 //

@@ -34,8 +34,10 @@ pub const PITA_ERR_GAP: i32 = -11;
 /// The write-behind queue is full, and stayed so for `timeout_ms`, or nothing moves since a store waited for that in vain. Not
 /// stored.
 pub const PITA_ERR_QUEUE_FULL: i32 = -12;
-/// This build or this machine cannot do it, such as reading a CUDA buffer. Nothing was done.
+/// This build or this machine cannot do it, such as reading a CUDA buffer where there is no driver. Nothing was done.
 pub const PITA_ERR_UNSUPPORTED: i32 = -13;
+/// The CUDA driver reported an error. The message has its words.
+pub const PITA_ERR_CUDA: i32 = -14;
 /// A bug in this library, contained. Please report it with the message.
 pub const PITA_ERR_PANIC: i32 = -127;
 
@@ -57,6 +59,7 @@ pub enum Kind {
     Gap = PITA_ERR_GAP,
     QueueFull = PITA_ERR_QUEUE_FULL,
     Unsupported = PITA_ERR_UNSUPPORTED,
+    Cuda = PITA_ERR_CUDA,
     Panic = PITA_ERR_PANIC,
 }
 
@@ -125,6 +128,7 @@ pub fn status_name(status: pita_status_t) -> &'static CStr {
         PITA_ERR_GAP => c"PITA_ERR_GAP",
         PITA_ERR_QUEUE_FULL => c"PITA_ERR_QUEUE_FULL",
         PITA_ERR_UNSUPPORTED => c"PITA_ERR_UNSUPPORTED",
+        PITA_ERR_CUDA => c"PITA_ERR_CUDA",
         PITA_ERR_PANIC => c"PITA_ERR_PANIC",
         _ => c"PITA_ERR_UNKNOWN",
     }

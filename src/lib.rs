@@ -7,6 +7,8 @@
 pub mod error;
 
 pub mod capi;
+mod cuda;
+mod handoff;
 mod log;
 pub mod metrics;
 mod panics;

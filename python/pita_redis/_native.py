@@ -18,6 +18,7 @@ PITA_ERR_BUFFER_TOO_SMALL = -10
 PITA_ERR_GAP = -11
 PITA_ERR_QUEUE_FULL = -12
 PITA_ERR_UNSUPPORTED = -13
+PITA_ERR_CUDA = -14
 PITA_ERR_PANIC = -127
 
 PITA_METRIC_NORMALIZATION = 1
@@ -30,6 +31,8 @@ PITA_DTYPE_BF16 = 2
 
 PITA_DEVICE_CPU = 1
 PITA_DEVICE_CUDA = 2
+
+PITA_SLOT_COUNT = 1024
 
 PITA_LOG_ERROR = 3
 PITA_LOG_WARNING = 4
@@ -98,6 +101,23 @@ class pita_batch_t(ctypes.Structure):
     ]
 
 
+class pita_slot_batch_t(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("logits", c_void_p),
+        ("dtype", c_uint32),
+        ("metrics", c_uint32),
+        ("rows", c_size_t),
+        ("vocab_size", c_size_t),
+        ("row_stride", c_size_t),
+        ("stream", c_void_p),
+        ("slots", c_void_p),
+        ("temperatures", c_void_p),
+        ("token_indices", c_void_p),
+        ("out", c_void_p),
+    ]
+
+
 class pita_metrics_t(ctypes.Structure):
     _fields_ = [("log_norm", c_double), ("log_norm_temp", c_double), ("entropy", c_double)]
 
@@ -117,6 +137,9 @@ FUNCTIONS = {
     "pita_store_logits_metrics_batch": (c_status, [POINTER(pita_batch_t)]),
     "pita_store_metrics": (c_status, [c_char_p, c_int64, c_void_p, c_size_t]),
     "pita_compute_logits_metrics": (c_status, [POINTER(pita_batch_t), c_void_p]),
+    "pita_bind_slot": (c_status, [c_uint32, c_char_p]),
+    "pita_unbind_slot": (c_status, [c_uint32]),
+    "pita_store_slots": (c_status, [POINTER(pita_slot_batch_t)]),
     "pita_take_metrics": (c_status, [c_char_p, c_void_p, c_size_t, POINTER(c_size_t)]),
     "pita_take_metrics_wait": (
         c_status,

@@ -114,6 +114,12 @@ class UnsupportedError(PitaError, NotImplementedError):
     status = _native.PITA_ERR_UNSUPPORTED
 
 
+class CudaError(PitaError, RuntimeError):
+    """The CUDA driver reported an error."""
+
+    status = _native.PITA_ERR_CUDA
+
+
 class PanicError(PitaError, RuntimeError):
     """A bug in the library. Please report it with the message."""
 
@@ -136,6 +142,7 @@ BY_STATUS = {
         GapError,
         QueueFullError,
         UnsupportedError,
+        CudaError,
         PanicError,
     )
 }
@@ -149,6 +156,9 @@ def status_name(status: int) -> str:
 def last_error(status: int) -> PitaError:
     """The exception for a call of this thread that has just failed."""
     message = lib.pita_last_error().decode()
+    if status == _native.PITA_ERR_NOT_OPEN:
+        # The library's words are for those who call it themselves.
+        message = "the pool is closed, with its last RedisManager: make a new one"
     error = BY_STATUS.get(status, PitaError)(message)
     error.status = status
     return error

@@ -57,9 +57,15 @@ def functions():
 
 
 def test_the_header_is_understood():
-    assert len(constants()) == 27
-    assert [name for name, _ in structures()] == ["pita_latency_t", "pita_stats_t", "pita_batch_t", "pita_metrics_t"]
-    assert len(functions()) == 19
+    assert len(constants()) == 29
+    assert [name for name, _ in structures()] == [
+        "pita_latency_t",
+        "pita_stats_t",
+        "pita_batch_t",
+        "pita_metrics_t",
+        "pita_slot_batch_t",
+    ]
+    assert len(functions()) == 22
 
 
 @pytest.mark.parametrize("name, value", constants())

@@ -1,7 +1,8 @@
 //! The arguments of C callers, checked, as Rust values. Every refusal names the argument and its value.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 
+use crate::cuda::{self, Memory};
 use crate::error::{Error, Result};
 use crate::metrics::Wanted;
 
@@ -99,6 +100,43 @@ pub unsafe fn slice_mut<'a, T>(name: &str, pointer: *mut T, count: usize) -> Res
     fits::<T>(name, pointer, count)?;
     // SAFETY: not NULL, aligned, in range; valid and exclusive by the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts_mut(pointer, count) })
+}
+
+/// A matrix of logits: `rows` x `row_stride` elements, of which `vocab_size` of each row count.
+pub fn matrix(
+    logits: *const c_void,
+    rows: usize,
+    vocab_size: usize,
+    row_stride: usize,
+    element_size: usize,
+) -> Result<()> {
+    if logits.is_null() {
+        return Err(Error::invalid("logits is NULL"));
+    }
+    if rows == 0 {
+        return Err(Error::invalid("rows is 0: must be at least 1"));
+    }
+    if vocab_size == 0 {
+        return Err(Error::invalid("vocab_size is 0: must be at least 1"));
+    }
+    if row_stride < vocab_size {
+        return Err(Error::invalid(format!("row_stride is {row_stride}: must be at least vocab_size, {vocab_size}")));
+    }
+    let bytes = rows.checked_mul(row_stride).and_then(|elements| elements.checked_mul(element_size));
+    if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+        return Err(Error::invalid(format!("rows x row_stride is {rows} x {row_stride}: more than memory can hold")));
+    }
+    Ok(())
+}
+
+/// Refuses memory that a GPU alone can read, as far as a CUDA driver in this process knows of it.
+pub fn on_host(name: &str, pointer: *const c_void) -> Result<()> {
+    match cuda::memory(pointer) {
+        Memory::Device => Err(Error::invalid(format!(
+            "{name} is {pointer:p}: memory of a CUDA device, which PITA_DEVICE_CUDA is for"
+        ))),
+        Memory::Unknown | Memory::Both => Ok(()),
+    }
 }
 
 /// Whether an array of `count` T can lie at `pointer` at all.

@@ -4,8 +4,10 @@ use std::ffi::{c_char, c_void};
 
 use super::args;
 use super::extensible::{self, Extensible};
-use crate::error::{Error, Kind, PITA_ERR_PANIC, PITA_OK, Result, pita_status_t};
-use crate::metrics::{Bits16, Bits32, Job, Row};
+use crate::cuda::Logits;
+use crate::error::{Error, PITA_ERR_PANIC, PITA_OK, Result, pita_status_t};
+use crate::metrics::{Bits16, Bits32, Job, Row, Wanted};
+use crate::redis::Placement;
 
 /// Compute `log_norm` and `log_norm_temp`.
 pub const PITA_METRIC_NORMALIZATION: u32 = 1u32;
@@ -23,7 +25,7 @@ pub const PITA_DTYPE_BF16: u32 = 2u32;
 
 /// Where the logits lie: in the process's memory. The numbers are those of DLPack.
 pub const PITA_DEVICE_CPU: u32 = 1u32;
-/// Where the logits lie: in the memory of a CUDA device. Not supported yet: PITA_ERR_UNSUPPORTED.
+/// Where the logits lie: in the memory of a CUDA device; see "CUDA" above.
 pub const PITA_DEVICE_CUDA: u32 = 2u32;
 
 /// Logits of many requests, as one matrix, and what to do with each request.
@@ -81,6 +83,16 @@ pub(super) struct Batch<'a> {
     token_indices: Option<&'a [i64]>,
     metrics: Option<&'a [u32]>,
     statuses: Option<&'a mut [pita_status_t]>,
+    failed: usize,
+    /// The first of the requests that failed, and why.
+    first: Option<(usize, Error)>,
+}
+
+/// What to compute for a request.
+pub(super) struct Request {
+    pub row: usize,
+    pub temperature: f32,
+    pub wanted: Wanted,
 }
 
 impl<'a> Batch<'a> {
@@ -111,6 +123,8 @@ impl<'a> Batch<'a> {
                 token_indices: args::optional_slice("token_indices", raw.token_indices, raw.len)?,
                 metrics: args::optional_slice("metrics", raw.metrics, raw.len)?,
                 statuses: None,
+                failed: 0,
+                first: None,
             })
         });
         match arrays {
@@ -142,23 +156,37 @@ impl<'a> Batch<'a> {
         unsafe { args::request_id(ids[i]) }
     }
 
-    /// The token index of request `i`; `None` to append.
-    pub fn token_index(&self, i: usize) -> Option<u64> {
-        self.token_indices.and_then(|indices| u64::try_from(indices[i]).ok())
+    /// Where the record of request `i` goes.
+    pub fn placement(&self, i: usize) -> Placement {
+        let index = self.token_indices.and_then(|indices| u64::try_from(indices[i]).ok());
+        index.map_or(Placement::Append, Placement::At)
     }
 
     /// What to compute for request `i`.
-    pub fn job(&self, i: usize) -> Result<Job<'a>> {
+    pub fn request(&self, i: usize) -> Result<Request> {
         let row = self.row_of.map_or(i, |row_of| row_of[i]);
         if row >= self.raw.rows {
             let rows = self.raw.rows;
             return Err(Error::invalid(format!("its row is {row}, but there are {rows} rows")));
         }
-        Ok(Job {
-            row: self.row(row),
+        Ok(Request {
+            row,
             temperature: self.temperatures.map_or(Ok(1.0), |all| args::temperature(all[i]))?,
             wanted: args::metrics(self.metrics.map_or(PITA_METRIC_ALL, |all| all[i]))?,
         })
+    }
+
+    /// The same, of logits in the process's memory.
+    pub fn job(&self, i: usize) -> Result<Job<'a>> {
+        let Request { row, temperature, wanted } = self.request(i)?;
+        Ok(Job { row: self.row(row), temperature, wanted })
+    }
+
+    /// The logits, where they lie in the memory of a CUDA device.
+    pub fn on_device(&self) -> Option<Logits> {
+        let pita_batch_t { logits, dtype, vocab_size, row_stride, stream, .. } = self.raw;
+        let logits = Logits { pointer: logits as u64, dtype, vocab_size, row_stride, stream };
+        (self.raw.device == PITA_DEVICE_CUDA).then_some(logits)
     }
 
     fn row(&self, row: usize) -> Row<'a> {
@@ -175,17 +203,26 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Writes each request's status, and fails with the first error.
-    pub fn finish(self, results: Vec<Result<()>>) -> Result<()> {
-        if let Some(statuses) = self.statuses {
-            for (status, result) in statuses.iter_mut().zip(&results) {
-                *status = result.as_ref().map_or_else(Error::status, |()| PITA_OK);
+    /// Notes what came of request `i`: success, and maybe a failure after that.
+    pub fn settle(&mut self, i: usize, result: Result<()>) {
+        if let Some(statuses) = &mut self.statuses {
+            statuses[i] = result.as_ref().map_or_else(Error::status, |()| PITA_OK);
+        }
+        if let Err(error) = result {
+            self.failed += 1;
+            if self.first.as_ref().is_none_or(|(first, _)| i < *first) {
+                self.first = Some((i, error));
             }
         }
-        let failed = results.iter().filter(|result| result.is_err()).count();
-        match results.into_iter().enumerate().find_map(|(i, result)| Some((i, result.err()?))) {
+    }
+
+    /// Fails with the error of the first request that failed.
+    pub fn finish(self) -> Result<()> {
+        match self.first {
             None => Ok(()),
-            Some((i, error)) => Err(error.of(format_args!("batch entry {i} ({failed} of {} failed)", self.raw.len))),
+            Some((i, error)) => {
+                Err(error.of(format_args!("batch entry {i} ({} of {} failed)", self.failed, self.raw.len)))
+            }
         }
     }
 
@@ -198,38 +235,26 @@ impl<'a> Batch<'a> {
 
 /// Checks what concerns all requests: the matrix of logits, and how the requests lie on it.
 fn check_matrix(raw: &pita_batch_t) -> Result<()> {
-    let element = match raw.dtype {
-        PITA_DTYPE_F32 => size_of::<Bits32>(),
-        PITA_DTYPE_F16 | PITA_DTYPE_BF16 => size_of::<Bits16>(),
-        dtype => return Err(Error::invalid(format!("dtype is {dtype}: must be one of PITA_DTYPE_*"))),
-    };
+    let element = element_size(raw.dtype)?;
     match raw.device {
-        PITA_DEVICE_CPU => {}
-        PITA_DEVICE_CUDA => {
-            let message = "device is PITA_DEVICE_CUDA: this build reads CPU buffers only; copy the logits to the host";
-            return Err(Error::new(Kind::Unsupported, message));
-        }
+        PITA_DEVICE_CPU | PITA_DEVICE_CUDA => {}
         device => return Err(Error::invalid(format!("device is {device}: must be one of PITA_DEVICE_*"))),
     }
-    let (rows, vocab_size, row_stride) = (raw.rows, raw.vocab_size, raw.row_stride);
-    if raw.logits.is_null() {
-        return Err(Error::invalid("logits is NULL"));
+    args::matrix(raw.logits, raw.rows, raw.vocab_size, raw.row_stride, element)?;
+    if raw.row_of.is_null() && raw.len > raw.rows {
+        return Err(Error::invalid(format!("len is {} with row_of NULL, but there are {} rows", raw.len, raw.rows)));
     }
-    if rows == 0 {
-        return Err(Error::invalid("rows is 0: must be at least 1"));
-    }
-    if vocab_size == 0 {
-        return Err(Error::invalid("vocab_size is 0: must be at least 1"));
-    }
-    if row_stride < vocab_size {
-        return Err(Error::invalid(format!("row_stride is {row_stride}: must be at least vocab_size, {vocab_size}")));
-    }
-    let bytes = rows.checked_mul(row_stride).and_then(|elements| elements.checked_mul(element));
-    if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
-        return Err(Error::invalid(format!("rows x row_stride is {rows} x {row_stride}: more than memory can hold")));
-    }
-    if raw.row_of.is_null() && raw.len > rows {
-        return Err(Error::invalid(format!("len is {} with row_of NULL, but there are {rows} rows", raw.len)));
+    if raw.device == PITA_DEVICE_CPU {
+        args::on_host("logits", raw.logits)?;
     }
     Ok(())
+}
+
+/// Bytes of an element.
+pub(super) fn element_size(dtype: u32) -> Result<usize> {
+    match dtype {
+        PITA_DTYPE_F32 => Ok(size_of::<Bits32>()),
+        PITA_DTYPE_F16 | PITA_DTYPE_BF16 => Ok(size_of::<Bits16>()),
+        _ => Err(Error::invalid(format!("dtype is {dtype}: must be one of PITA_DTYPE_*"))),
+    }
 }

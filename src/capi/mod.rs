@@ -7,6 +7,7 @@
 
 mod args;
 mod boundary;
+mod device;
 mod extensible;
 
 // In the order of the header.
@@ -16,6 +17,8 @@ mod pool;
 
 mod store;
 
+mod slots;
+
 mod take;
 
 mod diagnostics;
@@ -23,5 +26,6 @@ mod diagnostics;
 pub use batch::*;
 pub use diagnostics::*;
 pub use pool::*;
+pub use slots::*;
 pub use store::*;
 pub use take::*;

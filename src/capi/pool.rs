@@ -1,12 +1,13 @@
 //! The pool: open, ping, flush, close, stats.
 
 use std::ffi::c_char;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args;
 use super::boundary::guard;
 use super::extensible::{self, Extensible};
 use crate::error::{Result, pita_status_t};
+use crate::handoff;
 use crate::metrics::{self, kernel};
 use crate::redis::{self, Config, Latency};
 
@@ -127,7 +128,11 @@ pub extern "C" fn pita_redis_ping() -> pita_status_t {
 /// Blocks: with `write=behind` for `timeout_ms` at most; otherwise no. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
-    guard(|| redis::current()?.flush(Duration::from_millis(timeout_ms.into())))
+    guard(|| {
+        let (client, deadline) = (redis::current()?, Instant::now() + Duration::from_millis(timeout_ms.into()));
+        handoff::settle(&client, None, deadline)?;
+        client.flush(deadline.saturating_duration_since(Instant::now()))
+    })
 }
 
 /// Closes the pool and its idle connections. Calls under way in other threads end as they would have.
@@ -145,7 +150,11 @@ pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
 /// Blocks: with `write=behind` for the URL's `timeout_ms` at most; otherwise no. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_close() -> pita_status_t {
-    guard(redis::close)
+    guard(|| {
+        let settled = redis::current().map_or(Ok(()), |client| handoff::settle(&client, None, client.deadline()));
+        // What is still in flight then is given up when it lands, and logged.
+        redis::close().and(settled)
+    })
 }
 
 /// Starts a private server where none listens, as `autostart=1` does, and waits until it answers.
@@ -199,7 +208,8 @@ pub unsafe extern "C" fn pita_redis_stats(out: *mut pita_stats_t) -> pita_status
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe { extensible::read(out) }?;
-        let now = redis::current()?.stats();
+        let client = redis::current()?;
+        let now = client.stats();
         let stats = pita_stats_t {
             struct_size: size_of::<pita_stats_t>(),
             stored: now.appended + now.indexed,
@@ -209,7 +219,7 @@ pub unsafe extern "C" fn pita_redis_stats(out: *mut pita_stats_t) -> pita_status
             retried: now.retried,
             uncertain: now.uncertain,
             refused: now.refused,
-            queued: now.queued,
+            queued: now.queued + handoff::in_flight(&client),
             queued_max: now.queued_max,
             connections: now.connections,
             bytes_sent: now.bytes_sent,

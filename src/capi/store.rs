@@ -5,9 +5,10 @@ use std::ffi::c_char;
 use super::args;
 use super::batch::{Batch, pita_batch_t};
 use super::boundary::guard;
+use super::device;
 use crate::error::{Error, Result, pita_status_t};
 use crate::metrics::{self, Bits32, Job, Metrics, Row};
-use crate::redis::{self, Placement, Write};
+use crate::redis::{self, Client, Placement, Write};
 
 /// The most records of one `pita_store_metrics`: Redis takes about a million arguments in a command.
 const MAX_COUNT: usize = 1_000_000;
@@ -43,6 +44,7 @@ pub unsafe extern "C" fn pita_store_logits_metrics(
         if vocab_size == 0 {
             return Err(Error::invalid("vocab_size is 0: must be at least 1"));
         }
+        args::on_host("logits", logits.cast())?;
         // SAFETY: the caller's promise; the elements are read as bytes, which need no alignment.
         let row = Row::F32(unsafe { args::slice("logits", logits.cast::<Bits32>(), vocab_size) }?);
         let job = Job { row, temperature: args::temperature(temperature)?, wanted: args::metrics(metrics)? };
@@ -82,20 +84,24 @@ pub unsafe extern "C" fn pita_store_logits_metrics_batch(batch: *const pita_batc
             Ok(client) => client,
             Err(error) => return Err(batch.fail(error)),
         };
-        let (mut results, chosen) = choose(&batch, |i| Ok((batch.id(i)?, batch.job(i)?)));
-        let (indices, (ids, jobs)): (Vec<usize>, (Vec<&str>, Vec<Job<'_>>)) = chosen.into_iter().unzip();
-        let records = metrics::compute_all(&jobs);
-        let write = |((&i, &id), record)| Write {
-            id,
-            placement: batch.token_index(i).map_or(Placement::Append, Placement::At),
-            records: std::slice::from_ref(record),
-        };
-        let writes: Vec<Write<'_>> = indices.iter().zip(&ids).zip(&records).map(write).collect();
-        for (&i, result) in indices.iter().zip(client.store(&writes)) {
-            results[i] = result;
+        match batch.on_device() {
+            Some(logits) => device::store(batch, &logits, &client),
+            None => store(batch, &client),
         }
-        batch.finish(results)
     })
+}
+
+fn store(mut batch: Batch<'_>, client: &Client) -> Result<()> {
+    let chosen = choose(&mut batch, |batch, i| Ok((batch.id(i)?, batch.job(i)?)));
+    let (indices, (ids, jobs)): (Vec<usize>, (Vec<&str>, Vec<Job<'_>>)) = chosen.into_iter().unzip();
+    let records = metrics::compute_all(&jobs);
+    let write =
+        |((&i, &id), record)| Write { id, placement: batch.placement(i), records: std::slice::from_ref(record) };
+    let writes: Vec<Write<'_>> = indices.iter().zip(&ids).zip(&records).map(write).collect();
+    for (&i, result) in indices.iter().zip(client.store(&writes)) {
+        batch.settle(i, result);
+    }
+    batch.finish()
 }
 
 /// Stores metrics that were computed elsewhere, all in one list, in one command: all of them or none.
@@ -149,34 +155,45 @@ pub unsafe extern "C" fn pita_store_metrics(
 pub unsafe extern "C" fn pita_compute_logits_metrics(batch: *const pita_batch_t, out: *mut Metrics) -> pita_status_t {
     guard(|| {
         // SAFETY: the caller's promise.
-        let batch = unsafe { Batch::read(batch) }?;
-        let (results, chosen) = choose(&batch, |i| batch.job(i));
-        let (indices, jobs): (Vec<usize>, Vec<Job<'_>>) = chosen.into_iter().unzip();
-        let records = metrics::compute_all(&jobs);
+        let mut batch = unsafe { Batch::read(batch) }?;
+        let computed = match batch.on_device() {
+            None => compute(&mut batch),
+            Some(logits) => match device::compute(&mut batch, &logits) {
+                Ok(computed) => computed,
+                Err(error) => return Err(batch.fail(error)),
+            },
+        };
         // Not before the rows are read: should they overlap, nothing is lost.
         // SAFETY: the caller's promise.
         let out = match unsafe { args::slice_mut("out", out, batch.len()) } {
             Ok(out) => out,
             Err(error) => return Err(batch.fail(error)),
         };
-        for (out, result) in out.iter_mut().zip(&results) {
-            *out = if result.is_ok() { Metrics::default() } else { Metrics::nan() };
+        out.fill(Metrics::nan());
+        (0..out.len()).filter(|i| batch.is_skipped(*i)).for_each(|i| out[i] = Metrics::default());
+        for (i, metrics) in computed {
+            out[i] = metrics;
         }
-        for (i, record) in indices.into_iter().zip(records) {
-            out[i] = record;
-        }
-        batch.finish(results)
+        batch.finish()
     })
 }
 
-/// Reads each request that is not skipped. Returns a result for every request, and the good ones with their indices.
-fn choose<T>(batch: &Batch<'_>, read: impl Fn(usize) -> Result<T>) -> (Vec<Result<()>>, Vec<(usize, T)>) {
+/// The metrics of each good request that is not skipped, with its index.
+fn compute(batch: &mut Batch<'_>) -> Vec<(usize, Metrics)> {
+    let chosen = choose(batch, Batch::job);
+    let (indices, jobs): (Vec<usize>, Vec<Job<'_>>) = chosen.into_iter().unzip();
+    indices.into_iter().zip(metrics::compute_all(&jobs)).collect()
+}
+
+/// Reads each request that is not skipped. Returns the good ones with their indices; the others are settled.
+fn choose<'a, T>(batch: &mut Batch<'a>, read: impl Fn(&Batch<'a>, usize) -> Result<T>) -> Vec<(usize, T)> {
     let mut chosen = Vec::with_capacity(batch.len());
-    let take = |i| {
-        if !batch.is_skipped(i) {
-            chosen.push((i, read(i)?));
-        }
-        Ok(())
-    };
-    ((0..batch.len()).map(take).collect(), chosen)
+    for i in 0..batch.len() {
+        let result = match batch.is_skipped(i) {
+            true => Ok(()),
+            false => read(batch, i).map(|request| chosen.push((i, request))),
+        };
+        batch.settle(i, result);
+    }
+    chosen
 }

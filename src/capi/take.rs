@@ -1,11 +1,13 @@
 //! Taking, counting, discarding.
 
 use std::ffi::c_char;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::args;
 use super::boundary::guard;
 use crate::error::{Error, Kind, Result, pita_status_t};
+use crate::handoff;
 use crate::metrics::Metrics;
 use crate::redis::{self, Client, Taken};
 
@@ -32,7 +34,12 @@ pub unsafe extern "C" fn pita_take_metrics(
     count: *mut usize,
 ) -> pita_status_t {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { take(req_id, out, capacity, count, |client, id| client.take(id, capacity)) })
+    guard(|| unsafe {
+        take(req_id, out, capacity, count, |client, id| {
+            handoff::settle(client, Some(id), client.deadline())?;
+            client.take(id, capacity)
+        })
+    })
 }
 
 /// Waits until a request has at least `expected` records, then takes all of them as `pita_take_metrics` does.
@@ -62,7 +69,7 @@ pub unsafe extern "C" fn pita_take_metrics_wait(
     count: *mut usize,
 ) -> pita_status_t {
     let timeout = Duration::from_millis(timeout_ms.into());
-    let wait = |client: &Client, id: &str| client.take_wait(id, expected, timeout, capacity);
+    let wait = |client: &Arc<Client>, id: &str| client.take_wait(id, expected, timeout, capacity);
     guard(|| {
         // SAFETY: the caller's promise.
         unsafe { take(req_id, out, capacity, count, wait) }
@@ -84,7 +91,8 @@ pub unsafe extern "C" fn pita_count_metrics(req_id: *const c_char, count: *mut u
         // SAFETY: the caller's promise.
         let (id, count) = unsafe { (args::request_id(req_id), count_out(count)?) };
         let id = id?;
-        *count = redis::current()?.count(id).map_err(|error| error.of(format_args!("request {id:?}")))?;
+        let counted = settled(id).and_then(|client| client.count(id));
+        *count = counted.map_err(|error| error.of(format_args!("request {id:?}")))?;
         Ok(())
     })
 }
@@ -102,8 +110,16 @@ pub unsafe extern "C" fn pita_discard_metrics(req_id: *const c_char) -> pita_sta
     guard(|| {
         // SAFETY: the caller's promise.
         let id = unsafe { args::request_id(req_id) }?;
-        redis::current()?.discard(id).map_err(|error| error.of(format_args!("request {id:?}")))
+        let discarded = settled(id).and_then(|client| client.discard(id));
+        discarded.map_err(|error| error.of(format_args!("request {id:?}")))
     })
+}
+
+/// The open client, when it has all of a request's records that the GPU still had.
+fn settled(id: &str) -> Result<Arc<Client>> {
+    let client = redis::current()?;
+    handoff::settle(&client, Some(id), client.deadline())?;
+    Ok(client)
 }
 
 /// What the taking functions share: their arguments, and where the outcome goes.
@@ -115,7 +131,7 @@ unsafe fn take(
     out: *mut Metrics,
     capacity: usize,
     count: *mut usize,
-    take: impl FnOnce(&Client, &str) -> Result<Taken>,
+    take: impl FnOnce(&Arc<Client>, &str) -> Result<Taken>,
 ) -> Result<()> {
     // SAFETY: the caller's promise.
     let count = unsafe { count_out(count) }?;

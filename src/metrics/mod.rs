@@ -75,11 +75,16 @@ fn compute_by(job: &Job<'_>, kernel: &Kernel) -> Metrics {
     // The temperature only shows in log_norm_temp: without that, 1 saves the kernel an exponential.
     let temperature = if job.wanted.normalization { f64::from(job.temperature) } else { 1.0 };
     let state = kernel.reduce(job.row, Plan { temperature, entropy: job.wanted.entropy });
+    finish(&state, temperature, job.wanted)
+}
+
+/// What is wanted of a row that was reduced.
+pub fn finish(state: &State, temperature: f64, wanted: Wanted) -> Metrics {
     let all = state.finish(temperature);
     Metrics {
-        log_norm: if job.wanted.normalization { all.log_norm } else { 0.0 },
-        log_norm_temp: if job.wanted.normalization { all.log_norm_temp } else { 0.0 },
-        entropy: if job.wanted.entropy { all.entropy } else { 0.0 },
+        log_norm: if wanted.normalization { all.log_norm } else { 0.0 },
+        log_norm_temp: if wanted.normalization { all.log_norm_temp } else { 0.0 },
+        entropy: if wanted.entropy { all.entropy } else { 0.0 },
     }
 }
 

@@ -7,6 +7,8 @@ use super::Metrics;
 /// One copy of the maximum itself is left out of every sum: its term is 1, which would swallow the others of a peaked
 /// row. What is left is what `log1p` wants. A NaN among the elements makes `max` NaN, and it stays so.
 #[derive(Clone, Copy, Debug)]
+// A GPU writes some.
+#[repr(C)]
 pub struct State {
     /// The greatest element; -inf when there is none yet, or none above -inf.
     pub max: f64,

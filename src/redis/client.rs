@@ -150,8 +150,13 @@ impl Client {
     }
 
     /// When a call that starts now has to end.
-    pub(super) fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Instant {
         Instant::now() + self.pool.config().timeout
+    }
+
+    /// Whether stores are queued.
+    pub fn writes_behind(&self) -> bool {
+        self.writer.is_some()
     }
 
     /// The Redis key of a request id.

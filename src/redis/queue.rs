@@ -206,7 +206,7 @@ impl Queue {
     }
 
     /// Adds each write, and says in their order what came of it. Where the queue is full it waits, for `timeout` at most in
-    /// all; while nothing moves, only the first one to find that out does.
+    /// all; while nothing moves, only the first one to find that out does. Who does not wait at all finds out nothing.
     pub fn push(&self, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
         let mut state = lock(&self.state);
         // When it ends, and what was settled when it began.
@@ -224,7 +224,7 @@ impl Queue {
                     Some(guard) => state = guard,
                     None => {
                         state = lock(&self.state);
-                        if state.settled == before {
+                        if !timeout.is_zero() && state.settled == before {
                             state.stuck_at = Some(before);
                         }
                         done(Err(self.full(&state, write)));
@@ -320,6 +320,12 @@ impl Queue {
         state.losses = state.losses.take().into_iter().chain(losses).reduce(Losses::and);
         drop(state);
         self.progress.notify_all();
+    }
+
+    /// Records that were accepted, but never came into the queue.
+    pub fn lose(&self, losses: Losses) {
+        let mut state = lock(&self.state);
+        state.losses = state.losses.take().into_iter().chain([losses]).reduce(Losses::and);
     }
 
     /// Waits until `until`, or while Redis is away until it is back. False where the writer has to give up.

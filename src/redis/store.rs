@@ -1,11 +1,12 @@
 //! Storing: appends at most once, indexed records exactly once, a batch in one round trip.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::pipeline::Pipeline;
 use super::pool::Pool;
+use super::queue::Losses;
 use super::socket::Patience;
 use super::task::{self, Call, Task};
 use crate::error::{Error, Kind, Result};
@@ -58,11 +59,28 @@ impl Client {
         only
     }
 
+    /// Queues each write for which there is room, without waiting for any; one result each. Only with a writer.
+    pub fn queue_now(&self, writes: &[Write<'_>]) -> Vec<Result<()>> {
+        let mut results = Vec::with_capacity(writes.len());
+        if let Some(writer) = &self.writer {
+            writer.push(self, writes, Duration::ZERO, |result| results.push(result));
+        }
+        results
+    }
+
+    /// Records that were accepted will never be stored: the next flush fails for that, and they count as refused.
+    pub fn give_up(&self, records: u64, first: Error) {
+        self.stats.refused.fetch_add(records, Relaxed);
+        if let Some(writer) = &self.writer {
+            writer.queue.lose(Losses { records, first });
+        }
+    }
+
     fn store_each(&self, writes: &[Write<'_>], done: impl FnMut(Result<()>)) {
         let start = Instant::now();
         match &self.writer {
             None => self.store_now(writes).into_iter().for_each(done),
-            Some(writer) => writer.push(self, writes, done),
+            Some(writer) => writer.push(self, writes, self.pool.config().timeout, done),
         }
         self.stats.store_calls.record(start.elapsed());
     }

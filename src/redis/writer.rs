@@ -45,8 +45,8 @@ impl Writer {
         Writer { queue, pool, is_started: AtomicBool::new(false), thread: Mutex::default() }
     }
 
-    /// Queues each write; one result each. Blocks only while the queue is full.
-    pub fn push(&self, client: &Client, writes: &[Write<'_>], mut done: impl FnMut(Result<()>)) {
+    /// Queues each write; one result each. Blocks only while the queue is full, for `timeout` at most.
+    pub fn push(&self, client: &Client, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
         static FULL: Limit = Limit::new();
         let mut refusal = None;
         let note = |result: Result<()>| {
@@ -58,14 +58,14 @@ impl Writer {
             done(result);
         };
         match self.start(client) {
-            Ok(()) => self.queue.push(writes, client.pool.config().timeout, note),
+            Ok(()) => self.queue.push(writes, timeout, note),
             Err(error) => {
                 let error = Error::new(Kind::Unavailable, format!("no thread can be started for writing: {error}"));
                 writes.iter().map(|_| Err(error.clone())).for_each(note);
             }
         }
-        // Now that no lock is held: whoever listens may call the library.
-        if let Some(message) = refusal {
+        // Now that no lock is held: whoever listens may call the library. Who does not wait tries again.
+        if let (Some(message), false) = (refusal, timeout.is_zero()) {
             log::emit_limited(&FULL, Level::Warning, || message);
         }
     }

@@ -1,0 +1,316 @@
+//! From the GPU to the queue: flights that were launched by stores with `write=behind`, and the slots' landings. A thread
+//! looks at them, and queues the records of what has landed. It waits for nobody: where the queue is full, they wait.
+
+mod cargo;
+mod slots;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+
+pub use cargo::Cargo;
+use slots::Slots;
+
+use crate::cuda::{Device, Flight};
+use crate::error::{Error, Kind, Result};
+use crate::log::{self, Level, Limit};
+use crate::panics;
+use crate::process::{self, with_signals_blocked};
+use crate::redis::{Client, Write};
+use crate::sync::{lock, wait_until};
+
+/// While something is under way the thread looks so often; for so long after that it does so by itself, so that no step of a
+/// decoding engine has to wake it.
+const DOZE: Duration = Duration::from_micros(500);
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What is between the GPU and the queue in this process.
+pub struct Handoff {
+    state: Mutex<State>,
+    /// The thread waits here.
+    work: Condvar,
+    /// All others wait here for records to be queued.
+    progress: Condvar,
+    slots: Slots,
+    pid: u32,
+}
+
+#[derive(Default)]
+struct State {
+    /// In the order of their launches.
+    air: VecDeque<Journey>,
+    /// The one whose records are being queued, which is not in the air then.
+    unloading: Option<u64>,
+    /// The number of the last journey.
+    last: u64,
+    spare: Vec<Cargo>,
+    is_started: bool,
+    /// It has to be woken.
+    sleeps: bool,
+}
+
+/// A flight, and what is to be done with its results.
+pub struct Journey {
+    pub client: Arc<Client>,
+    pub device: Arc<Device>,
+    pub flight: Flight,
+    pub cargo: Cargo,
+    /// In the order of the launches.
+    number: u64,
+    /// How many records are queued already.
+    queued: usize,
+}
+
+static CURRENT: ArcSwapOption<Handoff> = ArcSwapOption::const_empty();
+
+/// This process's. A forked child has its own: what the parent has in the air is the parent's.
+pub fn current() -> Arc<Handoff> {
+    loop {
+        let found = CURRENT.load_full();
+        if let Some(handoff) = found.as_ref().filter(|handoff| handoff.pid == process::id()) {
+            return handoff.clone();
+        }
+        drop(CURRENT.compare_and_swap(&found, Some(Arc::new(Handoff::new()))));
+        // The parent's is left as it is, for ever: another thread may have held its locks at the fork.
+        std::mem::forget(found);
+    }
+}
+
+/// The same, if it was ever needed.
+fn if_any() -> Option<Arc<Handoff>> {
+    CURRENT.load_full().filter(|handoff| handoff.pid == process::id())
+}
+
+/// How many records of a client's are between the GPU and its queue.
+pub fn in_flight(client: &Arc<Client>) -> u64 {
+    if_any().map_or(0, |handoff| {
+        let state = lock(&handoff.state);
+        state
+            .air
+            .iter()
+            .filter(|journey| Arc::ptr_eq(&journey.client, client))
+            .map(|j| (j.cargo.len() - j.queued) as u64)
+            .sum()
+    })
+}
+
+/// Waits until all records that a client has accepted from the GPU so far are in its queue; of one request, if `id` is given.
+/// [`Kind::Timeout`] where they are not by `deadline`.
+pub fn settle(client: &Arc<Client>, id: Option<&str>, deadline: Instant) -> Result<()> {
+    if_any().map_or(Ok(()), |handoff| handoff.settle(client, id, deadline))
+}
+
+impl Handoff {
+    fn new() -> Self {
+        Handoff {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            slots: Slots::new(),
+            pid: process::id(),
+        }
+    }
+
+    /// An empty cargo for a flight.
+    pub fn cargo(&self) -> Cargo {
+        lock(&self.state).spare.pop().unwrap_or_default()
+    }
+
+    /// Launches a journey's flight by `launch`, and takes care that its records are queued when they have landed.
+    pub fn take_off(
+        self: &Arc<Self>,
+        mut journey: Journey,
+        launch: impl FnOnce(&mut Flight) -> Result<()>,
+    ) -> Result<(), Box<(Error, Journey)>> {
+        if let Err(error) = self.start() {
+            return Err(Box::new((error, journey)));
+        }
+        // Under the lock, so that what is launched first on a stream is looked at first.
+        let mut state = lock(&self.state);
+        if let Err(error) = launch(&mut journey.flight) {
+            return Err(Box::new((error, journey)));
+        }
+        state.last += 1;
+        journey.number = state.last;
+        state.air.push_back(journey);
+        self.wake(state);
+        Ok(())
+    }
+
+    /// Takes back what is of no more use.
+    pub fn ground(&self, device: &Device, flight: Flight, mut cargo: Cargo) {
+        cargo.clear();
+        lock(&self.state).spare.push(cargo);
+        device.give_back(flight);
+    }
+
+    /// Gives a slot to a request.
+    pub fn bind(self: &Arc<Self>, slot: usize, id: &str) -> Result<()> {
+        self.start()?;
+        self.slots.bind(slot, id)?;
+        self.wake(lock(&self.state));
+        Ok(())
+    }
+
+    /// Takes a slot from its request, when what has landed of it is queued; waits for room until `deadline`.
+    pub fn unbind(&self, slot: usize, deadline: Instant) -> Result<()> {
+        while !self.slots.unbind(slot) {
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    Kind::QueueFull,
+                    format!("slot {slot} is still bound: the queue has no room for its records"),
+                ));
+            }
+            thread::sleep(DOZE);
+        }
+        Ok(())
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        if std::mem::take(&mut state.sleeps) {
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    /// Starts the thread, if it does not run yet.
+    pub fn start(self: &Arc<Self>) -> Result<()> {
+        let mut state = lock(&self.state);
+        if !state.is_started {
+            let me = self.clone();
+            let run = move || while panics::contain(|| me.run()).is_err() {};
+            with_signals_blocked(|| thread::Builder::new().name("pita-cuda".into()).spawn(run)).map_err(|error| {
+                Error::new(Kind::Unavailable, format!("no thread can be started for the GPU's records: {error}"))
+            })?;
+            state.is_started = true;
+        }
+        Ok(())
+    }
+
+    fn settle(&self, client: &Arc<Client>, id: Option<&str>, deadline: Instant) -> Result<()> {
+        self.slots.look();
+        let mut state = lock(&self.state);
+        let last = state.last;
+        let concerns = |journey: &Journey| {
+            let is_its = || id.is_none_or(|id| journey.cargo.ids().any(|other| other == id));
+            journey.number <= last && Arc::ptr_eq(&journey.client, client) && is_its()
+        };
+        while state.unloading.is_some_and(|number| number <= last) || state.air.iter().any(concerns) {
+            state = wait_until(&self.progress, state, deadline).ok_or_else(|| {
+                let why = "its stream has not got there, or the queue is full";
+                Error::new(Kind::Timeout, format!("records are still in flight on the GPU: {why}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    // --- the thread ---
+
+    fn run(&self) {
+        let mut busy = Instant::now();
+        loop {
+            self.slots.look();
+            if self.look() {
+                busy = Instant::now();
+            }
+            let mut state = lock(&self.state);
+            if !state.air.is_empty() || self.slots.are_bound() || busy.elapsed() < LINGER {
+                drop(self.work.wait_timeout(state, DOZE).unwrap_or_else(PoisonError::into_inner));
+            } else {
+                state.sleeps = true;
+                drop(self.work.wait(state).unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    }
+    /// Queues what has landed. Whether there is more to come.
+    fn look(&self) -> bool {
+        // What is behind a flight on its stream comes behind it, even if it has landed a moment later.
+        let mut waiting = Vec::new();
+        let mut i = 0;
+        loop {
+            let mut state = lock(&self.state);
+            let Some(journey) = state.air.get_mut(i) else { return !state.air.is_empty() };
+            let stream = journey.flight.stream();
+            let landed = if waiting.contains(&stream) { Ok(false) } else { journey.flight.has_landed(&journey.device) };
+            if let Ok(false) = landed {
+                waiting.push(stream);
+                i += 1;
+                continue;
+            }
+            let Some(mut journey) = state.air.remove(i) else { return false };
+            state.unloading = Some(journey.number);
+            // Whoever listens to the log may call the library.
+            drop(state);
+            let is_over = match landed {
+                Ok(_) => journey.unload(),
+                Err(error) => journey.is_lost(error),
+            };
+            let mut state = lock(&self.state);
+            state.unloading = None;
+            if is_over {
+                drop(state);
+                self.ground(&journey.device, journey.flight, journey.cargo);
+                self.progress.notify_all();
+            } else {
+                state.air.insert(i, journey);
+                waiting.push(stream);
+                i += 1;
+            }
+        }
+    }
+}
+
+impl Journey {
+    pub fn new(client: &Arc<Client>, device: &Arc<Device>, flight: Flight, cargo: Cargo) -> Self {
+        Journey { client: client.clone(), device: device.clone(), flight, cargo, number: 0, queued: 0 }
+    }
+
+    /// Queues the records for which there is room. True when all are.
+    fn unload(&mut self) -> bool {
+        while self.queued < self.cargo.len() {
+            let (id, placement) = self.cargo.get(self.queued);
+            let records = [self.flight.metrics(&self.device, self.queued)];
+            match queue(&self.client, Write { id, placement, records: &records }) {
+                Queued::Yes => self.queued += 1,
+                Queued::Full => return false,
+                Queued::Never(error) => return self.is_lost(error),
+            }
+        }
+        true
+    }
+
+    /// What is not queued yet will never be.
+    fn is_lost(&mut self, error: Error) -> bool {
+        give_up(Some(&self.client), (self.cargo.len() - self.queued) as u64, error);
+        true
+    }
+}
+
+/// What came of a record.
+enum Queued {
+    Yes,
+    /// There is no room now.
+    Full,
+    Never(Error),
+}
+
+fn queue(client: &Client, write: Write<'_>) -> Queued {
+    match client.queue_now(&[write]).pop() {
+        Some(Ok(())) => Queued::Yes,
+        Some(Err(error)) if error.kind == Kind::QueueFull => Queued::Full,
+        Some(Err(error)) => Queued::Never(error),
+        None => Queued::Never(Error::new(Kind::Unsupported, "the pool is open with write=sync")),
+    }
+}
+
+/// Counts, logs, and tells the next flush of records that were accepted from the GPU, but will not be stored.
+fn give_up(client: Option<&Client>, records: u64, error: Error) {
+    static LOST: Limit = Limit::new();
+    log::emit_limited(&LOST, Level::Error, || format!("lost ({records} records) on the way from the GPU: {error}"));
+    if let Some(client) = client {
+        client.give_up(records, error);
+    }
+}
