@@ -33,10 +33,15 @@ enum : u32 {
 #define INF __int_as_float(0x7f800000)
 #define NAN_BITS 0x7ff8000000000000ll
 #define LOG2E 1.44269504088896340736
-// What is so far below the maximum adds nothing that an f32 holds: 2^-150 is 0.
-#define FLOOR (-104.0f)
-// Below it a temperature makes no difference: all but the maximum vanish.
+// Where the maximum is nearer to 0 than this, times the temperature, elements are exponentiated as they are.
+#define NEAR 256.0
+// What is further below the maximum, times the temperature, counts as this far: 2^-124 is too little to matter.
+#define DEEPEST 86.0
+// Added to a float below 2^22 it rounds that to a whole number, which then stands in the low bits.
+#define MAGIC 12582912.0f
+// Beyond them a temperature makes no difference to logits that are less than 1e28 apart.
 #define LEAST_TEMPERATURE 1e-30f
+#define MOST_TEMPERATURE 1e30f
 
 // As metrics/state.rs has it: sums relative to the maximum, of which one copy is left out.
 struct State {
@@ -192,26 +197,25 @@ template <class Element> struct Vector {
 
 // --- the reduction of a block -----------------------------------------------------------------------------------------
 
-// e^x = 2^(x hi + x lo), for x from FLOOR / hi to 0.
-struct Base {
+// How exp(x / temperature) is made, as by the CPU's kernels: x is the element itself where the maximum is near 0, and else the
+// distance from the maximum. Either way no subtraction rounds what counts.
+struct Scale {
+    double temperature;
+    // exp(x / temperature) = 2^(x hi + x lo)
     float hi;
     float lo;
 };
 
-static __device__ float power(Base base, float x) {
-    float product = x * base.hi;
-    // What the rounding of the product cost.
-    float rest = __fmaf_rn(x, base.hi, -product) + x * base.lo;
-    float y = exp2_approx(product);
-    return __fmaf_rn(y, rest * 0.693147181f, y);
-}
-
-static __device__ Base base_of(double log2_base) {
-    Base base;
-    base.hi = (float)log2_base;
-    base.lo = (float)(log2_base - base.hi);
-    return base;
-}
+// Where exponents are counted from: sums are in units of 2^unit.
+struct Origin {
+    // Subtracted from each element: 0 or the maximum.
+    float base;
+    // The maximum less that.
+    float peak;
+    float floor;
+    // MAGIC - unit
+    float magic;
+};
 
 // A block's sums so far, of which each thread has a part. `max` is the block's.
 struct Sums {
@@ -223,13 +227,44 @@ struct Sums {
     double sum_temp;
 };
 
-struct Scale {
-    float temperature;
-    // For the logits, and for the logits / temperature, which is not used at a temperature of 1.
-    Base natural;
-    Base temp;
-    float floor_temp;
+// For the logits, and for the logits / temperature, which is not used at a temperature of 1.
+struct Frame {
+    Scale natural;
+    Scale temp;
+    Origin natural_origin;
+    Origin temp_origin;
 };
+
+static __device__ Scale scale_of(double temperature) {
+    Scale scale;
+    double exact = LOG2E / temperature;
+    scale.temperature = temperature;
+    scale.hi = (float)exact;
+    scale.lo = (float)(exact - scale.hi);
+    return scale;
+}
+
+static __device__ Origin origin_of(float max, const Scale &scale) {
+    Origin origin;
+    origin.base = fabs((double)max) <= NEAR * scale.temperature ? 0.0f : max;
+    origin.peak = max - origin.base;
+    origin.floor = origin.peak - (float)(DEEPEST * scale.temperature);
+    origin.magic = MAGIC - rintf(origin.peak * scale.hi);
+    return origin;
+}
+
+// The maximum's exponential, in the origin's unit.
+static __device__ double top_of(const Origin &origin, const Scale &scale) {
+    return exp2(origin.peak * (LOG2E / scale.temperature) - (double)(MAGIC - origin.magic));
+}
+
+// exp(x / temperature), in the origin's unit; `x` less the base, and not below the floor.
+static __device__ float power(float x, const Origin &origin, const Scale &scale) {
+    float shifted = __fmaf_rn(x, scale.hi, origin.magic);
+    float steps = shifted - origin.magic;
+    float rest = __fmaf_rn(x, scale.lo, __fmaf_rn(x, scale.hi, -steps));
+    return __int_as_float(__float_as_int(exp2_approx(rest)) + (__float_as_int(shifted) << 23));
+}
 
 struct Shared {
     float max[WARPS];
@@ -260,21 +295,20 @@ static __device__ float block_max(Shared &shared, float value, bool nan) {
 
 // Adds the terms of a thread's elements, all of which are below the maximum.
 template <class Element, bool HAS_TEMPERATURE>
-static __device__ void add_terms(const Vector<Element> (&vectors)[VECTORS], const Scale &scale, Sums &sums) {
+static __device__ void add_terms(const Vector<Element> (&vectors)[VECTORS], const Frame &frame, Sums &sums) {
+    const Origin &natural = frame.natural_origin, &temp = frame.temp_origin;
     float sum = 0.0f, weighted = 0.0f, sum_temp = 0.0f;
 #pragma unroll
     for (u32 v = 0; v < VECTORS; ++v) {
 #pragma unroll
         for (int i = 0; i < Vector<Element>::LEN; ++i) {
-            float below = vectors[v].at(i) - sums.max;
-            float near = fmaxf(below, FLOOR);
-            float term = power(scale.natural, near);
+            float element = vectors[v].at(i);
+            float x = fmaxf(element - natural.base, natural.floor);
+            float term = power(x, natural, frame.natural);
             sum += term;
-            weighted = __fmaf_rn(near, term, weighted);
+            weighted = __fmaf_rn(x - natural.peak, term, weighted);
             if (HAS_TEMPERATURE) {
-                // At a high temperature the least floor is not low enough for -inf.
-                float temp = power(scale.temp, fmaxf(below, scale.floor_temp));
-                sum_temp += below < scale.floor_temp ? 0.0f : temp;
+                sum_temp += power(fmaxf(element - temp.base, temp.floor), temp, frame.temp);
             }
         }
     }
@@ -284,21 +318,27 @@ static __device__ void add_terms(const Vector<Element> (&vectors)[VECTORS], cons
 }
 
 // Makes `max` the maximum: all there is so far lies below it.
-static __device__ void raise(Sums &sums, float max, const Scale &scale) {
+static __device__ void raise(Sums &sums, float max, Frame &frame) {
+    Origin natural = origin_of(max, frame.natural), temp = origin_of(max, frame.temp);
     if (sums.max != -INF) {
         double below = (double)sums.max - max;
-        double factor = exp(below);
-        sums.weighted = (sums.weighted + below * (sums.sum + sums.ties)) * factor;
-        sums.sum = (sums.sum + sums.ties) * factor;
-        sums.sum_temp = (sums.sum_temp + sums.ties) * exp(below / scale.temperature);
+        double top = top_of(frame.natural_origin, frame.natural), top_temp = top_of(frame.temp_origin, frame.temp);
+        double factor = exp(below) * top_of(natural, frame.natural) / top;
+        double factor_temp = exp(below / frame.temp.temperature) * top_of(temp, frame.temp) / top_temp;
+        double sum = sums.sum + sums.ties * top;
+        sums.weighted = (sums.weighted + below * sum) * factor;
+        sums.sum = sum * factor;
+        sums.sum_temp = (sums.sum_temp + sums.ties * top_temp) * factor_temp;
         sums.ties = 0;
     }
     sums.max = max;
+    frame.natural_origin = natural;
+    frame.temp_origin = temp;
 }
 
 // Takes in the elements of a tile.
 template <class Element>
-static __device__ void add_tile(Shared &shared, Vector<Element> (&vectors)[VECTORS], const Scale &scale, Sums &sums) {
+static __device__ void add_tile(Shared &shared, Vector<Element> (&vectors)[VECTORS], Frame &frame, Sums &sums) {
     float top = -INF;
     bool nan = false;
 #pragma unroll
@@ -317,7 +357,7 @@ static __device__ void add_tile(Shared &shared, Vector<Element> (&vectors)[VECTO
         return;
     }
     if (max > sums.max) {
-        raise(sums, max, scale);
+        raise(sums, max, frame);
     }
     if (max == INF || max == -INF) {
         return;
@@ -328,10 +368,10 @@ static __device__ void add_tile(Shared &shared, Vector<Element> (&vectors)[VECTO
             sums.ties += vectors[v].remove(max);
         }
     }
-    if (scale.temperature == 1.0f) {
-        add_terms<Element, false>(vectors, scale, sums);
+    if (frame.temp.temperature == 1.0) {
+        add_terms<Element, false>(vectors, frame, sums);
     } else {
-        add_terms<Element, true>(vectors, scale, sums);
+        add_terms<Element, true>(vectors, frame, sums);
     }
 }
 
@@ -348,7 +388,7 @@ static __device__ void load(Vector<Element> &vector, const u8 *row, u64 number, 
 
 // This block's share of a row: every gridDim.x-th tile.
 template <class Element>
-static __device__ Sums add_row(Shared &shared, const u8 *row, u64 vocab_size, const Scale &scale) {
+static __device__ Sums add_row(Shared &shared, const u8 *row, u64 vocab_size, Frame &frame) {
     const u32 size = Vector<Element>::SIZE;
     bool is_aligned = (u64)row % size == 0;
     u32 skip = is_aligned ? (u32)((u64)row % 16 / size) : 0;
@@ -360,13 +400,13 @@ static __device__ Sums add_row(Shared &shared, const u8 *row, u64 vocab_size, co
         for (u32 v = 0; v < VECTORS; ++v) {
             load(vectors[v], row, (tile * VECTORS + v) * THREADS + threadIdx.x, skip, is_aligned, vocab_size);
         }
-        add_tile(shared, vectors, scale, sums);
+        add_tile(shared, vectors, frame, sums);
     }
     return sums;
 }
 
 // The state of all threads' sums, in thread 0.
-static __device__ State state_of(Shared &shared, Sums sums) {
+static __device__ State state_of(Shared &shared, const Frame &frame, Sums sums, u64 vocab_size) {
     double parts[3] = {sums.sum, sums.weighted, sums.sum_temp};
     u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 #pragma unroll 1
@@ -392,8 +432,14 @@ static __device__ State state_of(Shared &shared, Sums sums) {
             state.sum_temp += shared.parts[2][other];
             ties += shared.ties[other];
         }
-        state.sum += ties - 1;
-        state.sum_temp += ties - 1;
+        double top = top_of(frame.natural_origin, frame.natural);
+        double top_temp = frame.temp.temperature == 1.0 ? top : top_of(frame.temp_origin, frame.temp);
+        // Of what is too deep, and of what fills a tile, each 2^-124, nothing shall be left.
+        double dust = (vocab_size + TILE_BYTES) * 9.4e-38;
+        bool is_dust = state.sum < dust;
+        state.sum = (is_dust ? 0.0 : state.sum / top) + (ties - 1);
+        state.weighted = is_dust ? 0.0 : state.weighted / top;
+        state.sum_temp = (state.sum_temp < dust ? 0.0 : state.sum_temp / top_temp) + (ties - 1);
     }
     return state;
 }
@@ -466,22 +512,19 @@ static __device__ bool merge_row(Shared &shared, const Matrix &matrix, u32 place
 // Reduces a row. True in the one thread of all the row's blocks that then has its state.
 static __device__ bool reduce_row(const Matrix &matrix, u32 row, u32 place, float temperature, State &state) {
     __shared__ Shared shared;
-    Scale scale;
-    scale.temperature = temperature;
-    double effective = temperature > LEAST_TEMPERATURE ? temperature : LEAST_TEMPERATURE;
-    scale.natural = base_of(LOG2E);
-    scale.temp = base_of(LOG2E / effective);
-    scale.floor_temp = (float)fmax(FLOOR * effective, -3e38);
+    Frame frame;
+    frame.natural = scale_of(1.0);
+    frame.temp = scale_of(fmin(fmax(temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE));
     const u8 *from = matrix.logits + row * matrix.row_stride;
     Sums sums;
     if (matrix.dtype == F32) {
-        sums = add_row<FromF32>(shared, from, matrix.vocab_size, scale);
+        sums = add_row<FromF32>(shared, from, matrix.vocab_size, frame);
     } else if (matrix.dtype == F16) {
-        sums = add_row<FromF16>(shared, from, matrix.vocab_size, scale);
+        sums = add_row<FromF16>(shared, from, matrix.vocab_size, frame);
     } else {
-        sums = add_row<FromBf16>(shared, from, matrix.vocab_size, scale);
+        sums = add_row<FromBf16>(shared, from, matrix.vocab_size, frame);
     }
-    state = state_of(shared, sums);
+    state = state_of(shared, frame, sums, matrix.vocab_size);
     return merge_row(shared, matrix, place, temperature, state);
 }
 
@@ -519,7 +562,7 @@ static __device__ void finish(const State &state, double temperature, u32 metric
 }
 
 // Grid: splits x requests.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) pita_reduce(Matrix matrix, Requests all) {
+extern "C" __global__ void __launch_bounds__(THREADS, 3) pita_reduce(Matrix matrix, Requests all) {
     u32 i = blockIdx.y, row = i, place = all.place + i;
     float temperature = 1.0f;
     float *out = 0;

@@ -115,6 +115,7 @@ template <class To, class From> To bits_as(From from) {
 }
 
 float __int_as_float(int bits) { return bits_as<float>(bits); }
+int __float_as_int(float value) { return bits_as<int>(value); }
 float __uint_as_float(std::uint32_t bits) { return bits_as<float>(bits); }
 double __longlong_as_double(long long bits) { return bits_as<double>(bits); }
 float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
@@ -157,7 +158,11 @@ std::uint32_t atomicInc(std::uint32_t *where, std::uint32_t most) {
     return before;
 }
 
-float exp2_approx(float x) { return x < -126 ? 0.0f : std::exp2(x); }
+// As inexact as a GPU may be.
+float exp2_approx(float x) {
+    const bool is_up = (bits_as<std::uint32_t>(x) * 2654435761U >> 31) != 0;
+    return x < -126 ? 0.0f : static_cast<float>(std::exp2(double{x}) * (1 + std::ldexp(is_up ? 1 : -1, -22)));
+}
 
 float half_to_float(std::uint16_t bits) {
     const int exponent = bits >> 10 & 0x1f, fraction = bits & 0x3ff;
@@ -169,7 +174,11 @@ float half_to_float(std::uint16_t bits) {
 }
 
 using std::exp;
+using std::exp2;
+using std::fabs;
 using std::fmax;
+using std::fmin;
+using std::rintf;
 using std::log1p;
 float fmaxf(float a, float b) { return std::fmax(a, b); }
 
