@@ -84,6 +84,7 @@ TEST_F(GpuStore, Arrives) {
 
 TEST_F(GpuStore, ReturnsWhenTheWorkIsOnTheStream) {
     NEEDS_STUB();
+    open(hasty_url("timeout_ms=200"));
     ASSERT_OK(store(0, stream.get()));
     ASSERT_OK(flush());
     Hold hold(stream);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,9 +24,19 @@ LONGEST_ID = 1024
 
 
 def wanted_metrics(normalization_constants: Any, entropy: Any) -> int:
-    """The metrics of PITA's two switches; 0 where neither is on."""
+    """The metrics of PITA's two switches; 0 where neither is on.
+
+    Raises:
+        ValueError: one is neither a bool nor 0 nor 1 nor None; over HTTP "false" is easily sent.
+    """
+    for name, value in (("normalization_constants", normalization_constants), ("entropy", entropy)):
+        if value not in (None, False, True):
+            raise ValueError(f"{name} is {value!r}, not true or false")
     return (Metric.NORMALIZATION if normalization_constants else 0) | (Metric.ENTROPY if entropy else 0)
 
+
+# So far engines that schedule ahead run past a request's end.
+_STEPS_PAST_END = 4
 
 # By its list: the sample that came last.
 _writers: weakref.WeakValueDictionary[bytes, Sample] = weakref.WeakValueDictionary()
@@ -35,7 +46,7 @@ _lines = Limited()
 class Sample:
     """The list of one sample of a request: the sample's number is in its name, but for the first."""
 
-    __slots__ = ("__weakref__", "_has_other_writer", "_is_over", "_missing", "id", "metrics", "temperature")
+    __slots__ = ("__weakref__", "_gone_at", "_has_other_writer", "_is_over", "_missing", "_request", "id", "metrics", "temperature")
 
     def __init__(self, req_id: str, number: int, temperature: float, metrics: int) -> None:
         self.id = c_string(req_id if number == 0 else f"{req_id}:{number}", "req_id")
@@ -47,34 +58,57 @@ class Sample:
         self.metrics = metrics
         # The index of a token that could not be stored.
         self._missing: int | None = None
+        # The index at which its list was found gone.
+        self._gone_at: int | None = None
         self._is_over = False
         self._has_other_writer = False
+        self._request: object = None
 
-    def begin(self) -> None:
-        """From now on it writes its list. One that wrote there before has ended, or should have."""
+    def begin(self, request: object = None, *, is_resumed: bool = False) -> None:
+        """From now on it writes its list. Another request's sample that wrote there has ended, or should have.
+
+        Args:
+            request: what the engine's request is known by: an object that is its alone, or its name; None: not known.
+            is_resumed: the request has run before. It takes no list from another one that runs now.
+        """
+        self._request = request
         before = _writers.get(self.id)
-        if before is not None:
+        if before is not None and not before._is_of(request):
+            if is_resumed and request is not None and not before._is_over:
+                self._has_other_writer = True
+                return
             before._has_other_writer = True
         _writers[self.id] = self
+
+    def _is_of(self, request: object) -> bool:
+        return request is not None and (self._request is request or (isinstance(request, str) and self._request == request))
 
     def takes(self, index: int) -> bool:
         """Whether a record with this index still has a place. Behind a missing one there is none."""
         if not self._is_over:
             if self._has_other_writer:
-                message = "%s: two requests at once have this req_id; the first has no more metrics"
+                message = "%s: two requests at once have this req_id; one of them has no more metrics"
                 _lines.log(logging.ERROR, message, self)
                 self._is_over = True
-            elif self._missing is not None and index > self._missing:
-                self._is_over = True
+            elif self._missing is not None:
+                if index > self._missing:
+                    self._is_over = True
+                else:
+                    # It comes once more, such as with the next chunk of a prefill.
+                    self._missing = None
+        elif self._gone_at is not None and index > self._gone_at + _STEPS_PAST_END:
+            self._gone_at = None
+            message = "%s: its list was lost, or taken before its end: tokens from about %d on have no metrics"
+            _lines.log(logging.ERROR, message, self, index - _STEPS_PAST_END - 1)
         return not self._is_over
 
     def misses(self, index: int) -> None:
         """The token with this index was not stored."""
         self._missing = index
 
-    def end(self) -> None:
-        """Its list was taken, or has expired: nothing of it has a place any more."""
-        self._is_over = True
+    def end(self, index: int) -> None:
+        """Its list is gone, as the token with this index finds: taken, or lost. Nothing more of it has a place."""
+        self._is_over, self._gone_at = True, index
 
     def __str__(self) -> str:
         return self.id.decode("utf-8", "replace")
@@ -107,7 +141,7 @@ class Store:
                 self._share = _pool.Share(None, or_as_it_is=True)
             ids, temperatures, metrics = zip(*((sample.id, sample.temperature, sample.metrics) for sample in samples))
             if self._copies_to_host:
-                logits, stream = logits.cpu(), None
+                logits, rows, stream = _copy(logits, rows, stream), range(len(rows)), None
             batch, _ = borrow(logits, ids, temperatures, indices, rows, metrics, stream)
             try:
                 error = self._call(batch)
@@ -147,7 +181,7 @@ class Store:
                 continue
             failed[status].append(sample)
             if status == _native.PITA_ERR_GAP:
-                sample.end()
+                sample.end(index)
             elif status != _native.PITA_ERR_UNCERTAIN:
                 # An uncertain one may be there: the next one's status tells.
                 sample.misses(index)
@@ -161,6 +195,16 @@ class Store:
                 self.failures += len(those)
                 message = "%s: metrics of %d tokens were not stored, nor will be those behind them: %s"
                 self._lines.log(logging.WARNING, message, _named(those), len(those), why, kind=status)
+
+
+def _copy(logits: Any, rows: Sequence[int], stream: int | None) -> Any:
+    """These rows in the host's memory."""
+    torch = sys.modules.get("torch")
+    if stream is None or torch is None:
+        return logits[list(rows)].cpu()
+    # They are made there.
+    with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
+        return logits[list(rows)].cpu()
 
 
 def _named(samples: Sequence[Sample]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 
 from . import _native
 
@@ -17,9 +18,18 @@ _LEVELS = {
 }
 
 
+#: What a handler has raised while the library called back, such as KeyboardInterrupt: ctypes would drop it.
+interrupts: deque[BaseException] = deque()
+
+
 @_native.LogCallback
 def _log(level: int, message: bytes, user: int | None) -> None:
-    logger.log(_LEVELS.get(level, logging.WARNING), "%s", message.decode("utf-8", "replace"))
+    try:
+        logger.log(_LEVELS.get(level, logging.WARNING), "%s", message.decode("utf-8", "replace"))
+    except Exception:
+        raise
+    except BaseException as interrupt:
+        interrupts.append(interrupt)
 
 
 def install() -> None:

@@ -18,7 +18,8 @@ class _Shares:
     """Who has the pool open."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        #: A handler of a signal or of the log may come back here while the library closes.
+        self.lock = threading.RLock()
         self.held: set[object] = set()
         #: Of shares that went without being closed. The garbage collector adds to it at any time, so under no lock.
         self.gone: deque[object] = deque()
@@ -107,7 +108,7 @@ def _close_at_exit() -> None:
 
 def _renew_lock() -> None:
     # Another thread may have held it at the fork.
-    _shares.lock = threading.Lock()
+    _shares.lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)

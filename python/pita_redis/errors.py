@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _native
+from ._logging import interrupts
 from ._native import lib
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def last_error(status: int) -> PitaError:
 
 
 def check(status: int) -> None:
-    """Raises if a call failed."""
+    """Raises if a call failed, or was interrupted."""
+    if interrupts:
+        raise interrupts.popleft()
     if status != _native.PITA_OK:
         raise last_error(status)

@@ -418,6 +418,8 @@ def _host(name: str, host: str) -> str:
     if "@" in host:
         # What is before it may be a password.
         raise ValueError(f"{name} has an '@' in it: must be a host name or address alone")
+    if ":" in host and "%" in host:
+        raise ValueError(f"{name} is {host!r}: an address with a scope is not supported")
     try:
         return f"[{ipaddress.IPv6Address(host)}]"
     except ValueError:

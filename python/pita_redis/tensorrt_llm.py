@@ -35,7 +35,7 @@ class _Request:
 
     def __init__(self, sample: Sample, prompt_len: int) -> None:
         self.sample, self.prompt_len = sample, prompt_len
-        sample.begin()
+        sample.begin(self)
 
 
 class LogitsMetricsProcessor(_interface()):  # type: ignore[misc]

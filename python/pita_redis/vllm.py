@@ -48,6 +48,9 @@ _NO_SPECULATION = "metrics of each token cannot be had with speculative decoding
 _NOTES = "pita_redis"
 # Requests without a seed whose samples are remembered.
 _UNSEEDED = 1024
+# The seeds that were drawn here, the latest ones. The parameters that got one are the caller's, and may come again.
+_drawn: OrderedDict[int, None] = OrderedDict()
+_DRAWN = 1 << 16
 
 
 def _metrics_of(params: Any) -> int:
@@ -72,21 +75,15 @@ def _note_samples(params: Any, samples: int) -> None:
     All that differs between what the engine is told of two of them is the seed: vLLM gives sample i the request's seed + i, if it
     has one. So it gets one. The parameters may come again, with another n.
     """
-    notes = params.extra_args.get(_NOTES)
-    if notes is not None and notes["is_drawn"] and params.seed == notes["seed"]:
-        params.seed = None
     extra = {name: value for name, value in params.extra_args.items() if name != _NOTES}
     if samples > 1:
-        is_drawn = params.seed is None and _may_seed()
-        if is_drawn:
+        if params.seed is None and _may_seed():
             # As large as seeds may be, with room for the samples' numbers.
             params.seed = secrets.randbits(62)
-        extra[_NOTES] = {
-            "samples": samples,
-            "request": secrets.token_hex(8),
-            "seed": params.seed,
-            "is_drawn": is_drawn,
-        }
+            _drawn[params.seed] = None
+            if len(_drawn) > _DRAWN:
+                _drawn.popitem(last=False)
+        extra[_NOTES] = {"samples": samples, "request": secrets.token_hex(8), "seed": params.seed}
     params.extra_args = extra
 
 
@@ -215,8 +212,10 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
         the engine bears one.
 
         Raises:
-            ValueError: the req_id is no string of 1 to 1024 bytes.
+            ValueError: the req_id is no string of 1 to 1024 bytes, or a switch is neither true nor false.
         """
+        if getattr(sampling_params, "seed", None) in _drawn:
+            sampling_params.seed = None
         if not _metrics_of(sampling_params):
             return
         req_id = sampling_params.extra_args["req_id"]
@@ -250,7 +249,7 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
         for row in batch_update.removed:
             self._rows.pop(row, None)
         for row, params, prompt, tokens in batch_update.added:
-            self._enter(row, params, len(prompt) if prompt is not None else None, tokens)
+            self._enter(row, params, len(prompt) if prompt is not None else None, tokens, tokens, bool(tokens))
         for source, target, direction in batch_update.moved:
             moved, replaced = self._rows.pop(source, None), self._rows.pop(target, None)
             if moved is not None:
@@ -266,7 +265,10 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
         if self._is_idle:
             return False
         try:
-            self._enter(req_idx, sampling_params, int(self._req_states.prompt_len.np[req_idx]), None)
+            states = self._req_states
+            prompt_len = int(states.prompt_len.np[req_idx])
+            name = getattr(states, "index_to_req_id", {}).get(req_idx)
+            self._enter(req_idx, sampling_params, prompt_len, None, name, states.prefill_len.np[req_idx] > prompt_len)
         except Exception:
             self._log_bug("a request has no metrics")
         return req_idx in self._rows
@@ -312,21 +314,34 @@ class LogitsMetricsProcessor(*_interfaces()):  # type: ignore[misc]
             if entry is not None and length >= states.prefill_len.np[slot]:
                 yield row, entry, length - int(states.prompt_len.np[slot])
 
-    def _enter(self, place: int, params: Any, prompt_len: int | None, tokens: list[int] | None) -> None:
-        """A request comes into the batch, for the first time or once more."""
+    def _enter(
+        self,
+        place: int,
+        params: Any,
+        prompt_len: int | None,
+        tokens: list[int] | None,
+        request: object,
+        is_resumed: bool,
+    ) -> None:
+        """A request comes into the batch, for the first time or once more, as after a preemption."""
         self._rows.pop(place, None)
-        if not _metrics_of(params):
+        try:
+            metrics = _metrics_of(params)
+        except ValueError as error:
+            self._lines.log(logging.ERROR, "%s: this request is left out: %s", params.extra_args["req_id"], error)
+            return
+        if not metrics:
             return
         if self._is_refusing:
             self._lines.log(logging.ERROR, "%s: %s", params.extra_args["req_id"], _NO_SPECULATION)
             return
         req_id = params.extra_args["req_id"]
         try:
-            sample = Sample(req_id, self._number(params, tokens), params.temperature, _metrics_of(params))
+            sample = Sample(req_id, self._number(params, tokens), params.temperature, metrics)
         except (TypeError, ValueError) as error:
             self._lines.log(logging.ERROR, "%s: this request is left out: %s", req_id, error)
             return
-        sample.begin()
+        sample.begin(request, is_resumed=is_resumed)
         self._rows[place] = _Row(sample, params, prompt_len, tokens, self._max_model_len)
 
     def _number(self, params: Any, tokens: list[int] | None) -> int:

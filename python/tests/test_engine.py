@@ -11,9 +11,9 @@ from pita_redis._engine import Sample, Store
 from pita_redis._logging import Limited
 
 
-def sample(name="a"):
+def sample(name="a", request=None, is_resumed=False):
     made = Sample(name, 0, 1.0, 3)
-    made.begin()
+    made.begin(request, is_resumed=is_resumed)
     return made
 
 
@@ -31,9 +31,50 @@ def test_behind_a_missing_token_nothing_has_a_place():
     for status in (_native.PITA_ERR_UNAVAILABLE, _native.PITA_ERR_QUEUE_FULL, _native.PITA_ERR_TIMEOUT):
         (one,) = fails_with(store, status)
         assert one.takes(3), "the same token may come again"
+        one.misses(3)
         assert not one.takes(4)
         assert not one.takes(3), "it was told that there is nothing more"
     assert store.failures == 3
+
+
+def test_a_missing_token_that_comes_again_is_not_missing():
+    (one,) = fails_with(Store(), _native.PITA_ERR_UNAVAILABLE)
+    assert one.takes(3)
+    assert one.takes(4)
+
+
+def test_a_list_that_is_gone_while_its_request_runs_is_an_error(caplog):
+    (one,) = fails_with(Store(), _native.PITA_ERR_GAP)
+    for index in range(4, 8):
+        assert not one.takes(index)
+    assert not caplog.records, "an engine runs some steps past the end"
+    for index in range(8, 20):
+        assert not one.takes(index)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "a: its list was lost" in caplog.text
+
+
+def test_a_request_that_comes_back_takes_no_list_from_another(caplog):
+    tokens = [1]
+    first = sample(request=tokens)
+    second = sample(request=[])
+    assert not first.takes(1)
+    again = sample(request=tokens, is_resumed=True)
+    assert not again.takes(2)
+    assert second.takes(0)
+    second_again = sample(request=second._request, is_resumed=True)
+    assert second_again.takes(1)
+    del first, second, second_again
+    assert sample(request=tokens, is_resumed=True).takes(3), "it is alone"
+
+
+def test_a_request_is_known_by_its_name_too():
+    first = sample(request="r1")
+    again = sample(request="r" + str(1), is_resumed=True)
+    assert again.takes(1)
+    other = sample(request="r2", is_resumed=True)
+    assert not other.takes(1)
+    del first
 
 
 def test_an_uncertain_token_may_be_there():

@@ -143,6 +143,42 @@ def test_waits_can_be_interrupted():
         assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
 
 
+HANDLERS = """
+import logging, os, signal, time, pita_redis
+manager = pita_redis.RedisManager(url="redis://127.0.0.1:{port}?timeout_ms=2000{options}")
+def handle(*_):
+    {handle}
+class OnLine(logging.Handler):
+    def emit(self, record):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+signal.signal(signal.SIGINT, handle)
+logging.getLogger("pita_redis").addHandler(OnLine())
+try:
+    {calls}
+finally:
+    print("over", flush=True)
+"""
+
+
+def after_a_signal(handle, calls, options=""):
+    """How a program ends whose handler runs while the library logs a line."""
+    code = HANDLERS.format(port=free_port(), handle=handle, calls=calls, options=options)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_a_signal_handler_may_close():
+    calls = "manager.store_metrics('a', [1, 2, 3]); manager.close()"
+    assert after_a_signal("manager.close()", calls, "&write=behind").stdout == "over\n"
+
+
+def test_what_a_signal_handler_raises_is_not_dropped():
+    done = after_a_signal("raise KeyboardInterrupt", "manager.ping()")
+    assert done.stdout == "over\n"
+    assert done.stderr.endswith("KeyboardInterrupt\n"), done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 def test_a_manager_sent_to_another_process_works_there(manager):
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(manager.store_metrics, "a", [1, 2, 3]).result(60)
@@ -398,6 +434,7 @@ def test_invalid_arguments(manager):
         (lambda: manager.store_logits_metrics_batch([], row, row_of=[]), "len"),
         (lambda: manager.store_metrics("a", np.zeros((2, 2))), r"\(2, 2\), not \(n, 3\)"),
         (lambda: manager.take_metrics("a", timeout=1), "expected"),
+        (lambda: RedisManager("fe80::1%eth0"), "host is 'fe80::1%eth0': an address with a scope"),
         (lambda: manager.take_metrics("\ud800"), "req_id '.ud800' cannot be UTF-8"),
         (lambda: manager.store_logits_metrics("a", np.zeros(3, np.float32), 1e300), "temperature is inf"),
         (lambda: manager.take_metrics("a", expected=-1), "-1"),

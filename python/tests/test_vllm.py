@@ -132,7 +132,7 @@ class V2Engine:
     def __init__(self, server, slots=8):
         self.server = server
         lengths = lambda: types.SimpleNamespace(np=np.zeros(slots, np.int32))  # noqa: E731
-        self.states = types.SimpleNamespace(prompt_len=lengths(), prefill_len=lengths())
+        self.states = types.SimpleNamespace(prompt_len=lengths(), prefill_len=lengths(), index_to_req_id={})
         self.processor = LogitsMetricsProcessor(config(), self.states)
         self.requests = {}
         self.seed = 0
@@ -141,6 +141,7 @@ class V2Engine:
     def add(self, slot, name, params, prompt=3, tokens=0):
         self.states.prompt_len.np[slot] = prompt
         self.states.prefill_len.np[slot] = prompt + tokens
+        self.states.index_to_req_id[slot] = name
         self.requests[slot] = types.SimpleNamespace(name=name, params=params, length=prompt + tokens)
         return self.processor.add_request(slot, params)
 
@@ -235,6 +236,25 @@ def test_admission_leaves_the_callers_arguments_alone():
     LogitsMetricsProcessor.validate_params(asked)
     assert extra == {"req_id": "a", "entropy": True}
     assert asked.extra_args != extra
+
+
+def test_a_switch_is_true_or_false():
+    for switch in (True, 1):
+        assert admitted(req_id="a", normalization_constants=switch).extra_args["req_id"] == "a"
+    for switch in ("false", "true", 2, []):
+        with pytest.raises(ValueError, match="normalization_constants is "):
+            admitted(req_id="a", normalization_constants=switch)
+
+
+def test_a_drawn_seed_stays_with_no_other_request(seeds):
+    asked = admitted(req_id="a", n=2)
+    first = asked.seed
+    asked.extra_args = {"req_id": "b", "entropy": True}
+    LogitsMetricsProcessor.validate_params(asked)
+    assert asked.seed not in (None, first)
+    asked.extra_args = None
+    LogitsMetricsProcessor.validate_params(asked)
+    assert asked.seed is None
 
 
 def test_a_request_with_samples_gets_a_seed():
@@ -857,8 +877,11 @@ class OnGpu(dlpack.ByHand):
         super().__init__(4096, dlpack.CUDA, dlpack.FLOAT, 32, logits.shape)
         self._logits = logits
 
+    def __getitem__(self, rows):
+        return types.SimpleNamespace(cpu=lambda: self._logits[rows])
+
     def cpu(self):
-        return self._logits
+        raise AssertionError("only the rows that are wanted are copied")
 
 
 def test_logits_that_cannot_be_read_where_they_are_are_copied(v1, manager, caplog):
@@ -867,7 +890,7 @@ def test_logits_that_cannot_be_read_where_they_are_are_copied(v1, manager, caplo
     processor.update_state(BatchUpdate(1, [], [(0, params("a"), [1], tokens)], []))
     rows = reference.rows(3, VOCABULARY)
     for row in rows:
-        processor.apply(OnGpu(row[np.newaxis]))
+        processor.apply(OnGpu(np.stack([row, row + 1])))
         tokens.append(5)
     np.testing.assert_allclose(manager.take_metrics("a"), [reference.metrics(row, 0.25) for row in rows], rtol=1e-6)
     assert caplog.text.count("copied to the host") == 1
