@@ -19,6 +19,7 @@ help:
 	@echo 'make test      all tests: Rust, C++, valgrind, the installed package, Python'
 	@echo 'make test-vllm a real vLLM engine on the CPU with the processor for it; installs vLLM into target/vllm (gigabytes)'
 	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
+	@echo 'make test-gpu  the tests of CUDA buffers, on a real GPU; make test has them with a driver of its own'
 	@echo 'make test-sanitizers  C++ tests and SANITIZER_SECONDS ($(SANITIZER_SECONDS)) of soak, with AddressSanitizer and ThreadSanitizer'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
@@ -26,6 +27,7 @@ help:
 	@echo 'make bench-peers   installs numpy, torch and valkey-py for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
 	@echo 'make install   library, headers, CMake and pkg-config files, into PREFIX ($(PREFIX)); DESTDIR counts'
+	@echo 'make kernel    writes src/cuda/reduce.ptx anew; the compilers go into target/cuda'
 	@echo 'make header    writes include/pita_redis.h and tests/symbols.txt anew'
 	@echo 'make clean     removes target/ and build/'
 	@echo
@@ -41,6 +43,7 @@ demo:
 .PHONY: test
 test:
 	@scripts/setup.sh test
+	@scripts/kernel.sh check
 	cargo test --locked
 	$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=ON -DPITA_REDIS_BUILD_TESTS=ON
 	cmake --build build --parallel 2
@@ -60,6 +63,13 @@ test-vllm:
 test-kernels:
 	@scripts/setup.sh kernels
 	@scripts/test-kernels.sh
+
+.PHONY: test-gpu
+test-gpu:
+	@scripts/setup.sh test
+	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
+	@cmake --build build --target pita_redis_cuda_tests
+	@scripts/test-gpu.sh build/cpp_tests/cuda/pita_redis_cuda_tests
 
 .PHONY: test-sanitizers
 test-sanitizers:
@@ -109,6 +119,11 @@ install:
 .PHONY: header
 header:
 	PITA_BLESS=1 cargo test --locked --test header --test symbols
+
+.PHONY: kernel
+kernel:
+	@scripts/setup.sh python
+	@scripts/kernel.sh write
 
 .PHONY: clean
 clean:

@@ -55,8 +55,8 @@
  * Every function may be called from any thread at any time. Each process has one pool, made by pita_redis_open and
  * shared by its threads. A forked child makes connections of its own, and closes the inherited ones without a word to
  * the server. The library installs no signal handlers, prints nothing, and stays loaded after dlclose. Its threads
- * are few and block all signals: one that writes what is queued, one while Redis is away, one for a server that it
- * has started, one while a host's name is looked up. A large batch is computed on several threads, which end with the
+ * are few and block all signals: one that writes what is queued, one that queues what a GPU has computed, one while Redis
+ * is away, one for a server that it has started, one while a host's name is looked up. A large batch is computed on several threads, which end with the
  * call: PITA_NUM_THREADS in the environment caps them, 1 for none.
  *
  * TIME
@@ -86,6 +86,28 @@
  * fail while Redis is away.
  * Another process learns of a record when it is stored; pita_take_metrics_wait waits for the last one. A forked child
  * begins with an empty queue. Call pita_redis_close before the process ends: nothing else writes what is queued then.
+ *
+ * CUDA
+ *
+ * A batch with device = PITA_DEVICE_CUDA is reduced where it lies, by one launch of 256 requests on the caller's stream. The
+ * driver, libcuda.so.1, is loaded when it is first needed; without one, or without a GPU, the call is
+ * PITA_ERR_UNSUPPORTED. The context that is current on the calling thread is used. The first call in a context has the
+ * driver compile the kernel, and allocates 5 MB on the device and 0.3 MB of pinned memory, the first pita_store_slots 4 MB
+ * of pinned memory; later ones allocate nothing.
+ * Devices of compute capability 7.5 and above can do it. The numbers are as exact as the CPU's, but for logits of 1e28 and
+ * more, and temperatures below 1e-30 or above 1e30, which count as these.
+ *
+ * With write=behind a store puts the work onto the stream and returns: it waits for no stream. The logits must stay as they
+ * are until the stream has passed it. A thread of the library's queues the records when they are there; they count as queued
+ * from the call on, and flush, take, count, discard and close wait for them. 16 launches may be in flight in a context; then a
+ * store waits for timeout_ms, and is PITA_ERR_QUEUE_FULL. Records of one stream keep its order; those of other streams, and
+ * of the CPU, may overtake them: a token index says where each belongs. A launch that fails later is logged, its records
+ * count as refused, and the next flush is PITA_ERR_CUDA. With write=sync a store waits for its stream, and stores.
+ *
+ * A CUDA graph holds no request ids, so these calls are PITA_ERR_UNSUPPORTED on a stream that is being captured, which they
+ * leave as it is. pita_store_slots can be captured: see there.
+ *
+ * A forked child can use no CUDA context of its parent's.
  *
  * LOG
  *
@@ -256,9 +278,9 @@ typedef struct pita_stats_t {
     uint64_t retried;
     // Failed with `PITA_ERR_UNCERTAIN`: sent, but the answer was lost.
     uint64_t uncertain;
-    // Refused by Redis, or past the end of their list.
+    // Refused by Redis, or past the end of their list, or lost on the way from a GPU.
     uint64_t refused;
-    // Queued now. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
+    // Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
     // time. Always 0 with `write=sync`.
     uint64_t queued;
     // The most that were ever queued. Always 0 with `write=sync`.
@@ -394,7 +416,7 @@ pita_status_t pita_redis_open(const char *url);
 // Blocks: for the URL's `timeout_ms` at most. Since: 0.1.0.
 pita_status_t pita_redis_ping(void);
 
-// Waits until all records that were queued before the call are stored.
+// Waits until all records that were queued before the call, or on their way to the queue from a GPU, are stored.
 //
 // With `write=sync` nothing is ever queued, and it returns at once. A log callback on the thread that writes waits in vain,
 // and so not at all.
@@ -404,7 +426,8 @@ pita_status_t pita_redis_ping(void);
 // @return PITA_OK: all are stored, and none was lost since the last flush. PITA_ERR_TIMEOUT: some are still queued; the
 //         message says how many, and what is in the way, be it a wrong password; losses are told by the next flush that
 //         does not time out. If some were lost since the last flush, that of the first of them: PITA_ERR_REDIS,
-//         PITA_ERR_AUTH (no right to the key), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many; of two threads
+//         PITA_ERR_AUTH (no right to the key), PITA_ERR_GAP, PITA_ERR_UNCERTAIN; of those from a GPU PITA_ERR_CUDA,
+//         PITA_ERR_QUEUE_FULL and PITA_ERR_INVALID_ARGUMENT. The message says how many; of two threads
 //         that flush one is told. PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
 //
 // Blocks: with `write=behind` for `timeout_ms` at most; otherwise no. Since: 0.1.0.
@@ -422,7 +445,8 @@ pita_status_t pita_redis_flush(uint32_t timeout_ms);
 // @return PITA_OK; PITA_ERR_PANIC. With `write=behind` also PITA_ERR_TIMEOUT: records were given up, the message says how
 //         many; and as for `pita_redis_flush`, what was lost since the last flush.
 //
-// Blocks: with `write=behind` for the URL's `timeout_ms` at most; otherwise no. Since: 0.1.0.
+// Blocks: with `write=behind` for the URL's `timeout_ms` at most, twice that where a GPU has not finished its work; otherwise
+// no. Since: 0.1.0.
 pita_status_t pita_redis_close(void);
 
 // Starts a private server where none listens, as `autostart=1` does, and waits until it answers.
@@ -497,11 +521,13 @@ pita_status_t pita_store_logits_metrics(const char *req_id,
 // @param batch  What to store; see pita_batch_t. Read during the call only.
 //
 // @return PITA_OK: all stored. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED,
-//         PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP: that
-//         entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC. With `write=behind` PITA_OK:
-//         all queued; otherwise also PITA_ERR_QUEUE_FULL: that entry is not queued.
+//         PITA_ERR_CUDA, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS,
+//         PITA_ERR_GAP: that entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC. With
+//         `write=behind` PITA_OK: all queued, or on their way there from the GPU; otherwise also PITA_ERR_QUEUE_FULL: that
+//         entry is not queued.
 //
-// Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
+// Blocks: for the computing, and the URL's `timeout_ms` at most; for a CUDA buffer with `write=sync` until its stream gets
+// there. Since: 0.1.0.
 pita_status_t pita_store_logits_metrics_batch(const struct pita_batch_t *batch);
 
 // Stores metrics that were computed elsewhere, all in one list, in one command: all of them or none.
@@ -532,10 +558,10 @@ pita_status_t pita_store_metrics(const char *req_id,
 // @param out    `batch->len` entries: the metrics of each request. What is not asked for is 0; those of a skipped
 //               request are 0; those of one with a bad entry are NaN.
 //
-// @return PITA_OK. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED;
+// @return PITA_OK. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED, PITA_ERR_CUDA;
 //         PITA_ERR_PANIC.
 //
-// Blocks: for the computing. Since: 0.1.0.
+// Blocks: for the computing; for a CUDA buffer until its stream gets there. Since: 0.1.0.
 pita_status_t pita_compute_logits_metrics(const struct pita_batch_t *batch,
                                           struct pita_metrics_t *out);
 

@@ -263,7 +263,7 @@ TEST_F(Compute, SaysWhatTheDriverSays) {
     const Buffer buffer(Logits(10, 1));
     const pita_batch_t batch = batch_over(buffer, PITA_DTYPE_F32, 1, 10);
     pita_metrics_t out = {};
-    for (const char *function : {"cuModuleLoadData", "cuMemHostAlloc", "cuMemAlloc", "cuLaunchKernel"}) {
+    for (const char *function : {"cuModuleLoadData", "cuMemHostRegister", "cuMemAlloc", "cuLaunchKernel"}) {
         const Failure failure(function, 2);
         EXPECT_FAILS(PITA_ERR_CUDA, pita_compute_logits_metrics(&batch, &out), function, "CUDA_ERROR_OUT_OF_MEMORY");
     }

@@ -116,6 +116,9 @@ fn add(batch: &Batch<'_>, i: usize, flight: &mut Flight, cargo: &mut Cargo) -> R
     // A compute has no ids.
     let id = if batch.has_ids() { batch.id(i)? } else { "" };
     let Request { row, temperature, wanted } = batch.request(i)?;
+    let Ok(row) = u32::try_from(row) else {
+        return Err(Error::invalid(format!("its row is {row}: too many for a GPU")));
+    };
     let placement = if id.is_empty() { Placement::Append } else { batch.placement(i) };
     flight.add(row, temperature, wanted);
     cargo.add(id, placement, i);

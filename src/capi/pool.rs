@@ -32,9 +32,9 @@ pub struct pita_stats_t {
     pub retried: u64,
     /// Failed with `PITA_ERR_UNCERTAIN`: sent, but the answer was lost.
     pub uncertain: u64,
-    /// Refused by Redis, or past the end of their list.
+    /// Refused by Redis, or past the end of their list, or lost on the way from a GPU.
     pub refused: u64,
-    /// Queued now. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
+    /// Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
     /// time. Always 0 with `write=sync`.
     pub queued: u64,
     /// The most that were ever queued. Always 0 with `write=sync`.
@@ -112,7 +112,7 @@ pub extern "C" fn pita_redis_ping() -> pita_status_t {
     guard(|| redis::current()?.ping())
 }
 
-/// Waits until all records that were queued before the call are stored.
+/// Waits until all records that were queued before the call, or on their way to the queue from a GPU, are stored.
 ///
 /// With `write=sync` nothing is ever queued, and it returns at once. A log callback on the thread that writes waits in vain,
 /// and so not at all.
@@ -122,7 +122,8 @@ pub extern "C" fn pita_redis_ping() -> pita_status_t {
 /// @return PITA_OK: all are stored, and none was lost since the last flush. PITA_ERR_TIMEOUT: some are still queued; the
 ///         message says how many, and what is in the way, be it a wrong password; losses are told by the next flush that
 ///         does not time out. If some were lost since the last flush, that of the first of them: PITA_ERR_REDIS,
-///         PITA_ERR_AUTH (no right to the key), PITA_ERR_GAP, PITA_ERR_UNCERTAIN. The message says how many; of two threads
+///         PITA_ERR_AUTH (no right to the key), PITA_ERR_GAP, PITA_ERR_UNCERTAIN; of those from a GPU PITA_ERR_CUDA,
+///         PITA_ERR_QUEUE_FULL and PITA_ERR_INVALID_ARGUMENT. The message says how many; of two threads
 ///         that flush one is told. PITA_ERR_NOT_OPEN; PITA_ERR_PANIC.
 ///
 /// Blocks: with `write=behind` for `timeout_ms` at most; otherwise no. Since: 0.1.0.
@@ -147,7 +148,8 @@ pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
 /// @return PITA_OK; PITA_ERR_PANIC. With `write=behind` also PITA_ERR_TIMEOUT: records were given up, the message says how
 ///         many; and as for `pita_redis_flush`, what was lost since the last flush.
 ///
-/// Blocks: with `write=behind` for the URL's `timeout_ms` at most; otherwise no. Since: 0.1.0.
+/// Blocks: with `write=behind` for the URL's `timeout_ms` at most, twice that where a GPU has not finished its work; otherwise
+/// no. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_close() -> pita_status_t {
     guard(|| {

@@ -67,11 +67,13 @@ pub unsafe extern "C" fn pita_store_logits_metrics(
 /// @param batch  What to store; see pita_batch_t. Read during the call only.
 ///
 /// @return PITA_OK: all stored. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED,
-///         PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS, PITA_ERR_GAP: that
-///         entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC. With `write=behind` PITA_OK:
-///         all queued; otherwise also PITA_ERR_QUEUE_FULL: that entry is not queued.
+///         PITA_ERR_CUDA, PITA_ERR_NOT_OPEN, PITA_ERR_UNAVAILABLE, PITA_ERR_TIMEOUT, PITA_ERR_AUTH, PITA_ERR_REDIS,
+///         PITA_ERR_GAP: that entry is not stored; PITA_ERR_UNCERTAIN: it may or may not be stored; PITA_ERR_PANIC. With
+///         `write=behind` PITA_OK: all queued, or on their way there from the GPU; otherwise also PITA_ERR_QUEUE_FULL: that
+///         entry is not queued.
 ///
-/// Blocks: for the computing, and the URL's `timeout_ms` at most. Since: 0.1.0.
+/// Blocks: for the computing, and the URL's `timeout_ms` at most; for a CUDA buffer with `write=sync` until its stream gets
+/// there. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pita_store_logits_metrics_batch(batch: *const pita_batch_t) -> pita_status_t {
     guard(|| {
@@ -147,10 +149,10 @@ pub unsafe extern "C" fn pita_store_metrics(
 /// @param out    `batch->len` entries: the metrics of each request. What is not asked for is 0; those of a skipped
 ///               request are 0; those of one with a bad entry are NaN.
 ///
-/// @return PITA_OK. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED;
+/// @return PITA_OK. Otherwise the first entry's failure: PITA_ERR_INVALID_ARGUMENT, PITA_ERR_UNSUPPORTED, PITA_ERR_CUDA;
 ///         PITA_ERR_PANIC.
 ///
-/// Blocks: for the computing. Since: 0.1.0.
+/// Blocks: for the computing; for a CUDA buffer until its stream gets there. Since: 0.1.0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pita_compute_logits_metrics(batch: *const pita_batch_t, out: *mut Metrics) -> pita_status_t {
     guard(|| {

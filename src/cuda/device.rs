@@ -12,7 +12,7 @@ use super::abi::{Landing, MAX_REQUESTS, MAX_SPLITS, Matrix, PARTIALS, Requests, 
 use super::driver::{self, DevicePtr, Driver, Handle, Memory};
 use super::flight::Flight;
 use super::slots::{self, Rings, SlotStore};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sync::{lock, wait_until};
 
 /// The kernel, for the driver to make code of; `scripts/compile-cuda.py` makes it of `reduce.cu`.
@@ -272,18 +272,23 @@ pub(super) fn empty_requests() -> Requests {
     }
 }
 
-/// Memory of the host's, all zero, that the GPU can write: its address here and there.
+/// Memory of the host's, all zero, that the GPU can write: its address here and there. It is the library's and never freed: so
+/// it may be looked at after its context has ended.
 pub(super) fn pinned(driver: &Driver, bytes: usize) -> Result<(*mut c_void, DevicePtr)> {
     /// For all contexts, and with an address on the device.
     const FLAGS: u32 = 1 | 2;
-    let (mut here, mut there) = (ptr::null_mut(), 0);
-    // SAFETY: there is room for what comes back, and the memory that is filled is that.
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let mut there = 0;
+    // SAFETY: a mapping of its own, wherever there is room; there is room for what comes back.
     unsafe {
-        driver.check((driver.allocate_host)(&mut here, bytes, FLAGS), "cuMemHostAlloc")?;
-        here.cast::<u8>().write_bytes(0, bytes);
+        let here = libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0);
+        if here == libc::MAP_FAILED {
+            return Err(Error::new(Kind::Cuda, format!("there are no {bytes} bytes of memory for what the GPU lands")));
+        }
+        driver.check((driver.register_host)(here, bytes, FLAGS), "cuMemHostRegister")?;
         driver.check((driver.host_pointer_on_device)(&mut there, here, 0), "cuMemHostGetDevicePointer")?;
+        Ok((here, there))
     }
-    Ok((here, there))
 }
 
 /// Memory of the device's, all zero.

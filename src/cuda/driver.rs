@@ -62,7 +62,7 @@ functions! {
     function: c"cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
     launch: c"cuLaunchKernel" (Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
     allocate: c"cuMemAlloc_v2" (*mut DevicePtr, usize);
-    allocate_host: c"cuMemHostAlloc" (*mut *mut c_void, usize, u32);
+    register_host: c"cuMemHostRegister_v2" (*mut c_void, usize, u32);
     host_pointer_on_device: c"cuMemHostGetDevicePointer_v2" (*mut DevicePtr, *mut c_void, u32);
     set: c"cuMemsetD32Async" (DevicePtr, u32, usize, Handle);
     create_stream: c"cuStreamCreate" (*mut Handle, u32);

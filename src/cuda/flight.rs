@@ -59,9 +59,9 @@ impl Flight {
     }
 
     /// Adds a request, for which there is room.
-    pub fn add(&mut self, row: usize, temperature: f32, wanted: Wanted) {
+    pub fn add(&mut self, row: u32, temperature: f32, wanted: Wanted) {
         let i = self.len();
-        self.requests.row[i] = row as u32;
+        self.requests.row[i] = row;
         // As on the CPU: without log_norm_temp it does not matter, and 1 takes less time.
         self.requests.temperature[i] = if wanted.normalization { temperature } else { 1.0 };
         self.wanted.push(wanted);

@@ -439,11 +439,12 @@ int cuMemFree_v2(std::uint64_t address) {
     return SUCCESS;
 }
 
-int cuMemHostAlloc(void **out, std::size_t size, unsigned) {
-    BEGIN("cuMemHostAlloc")
+int cuMemHostRegister_v2(void *pointer, std::size_t size, unsigned) {
+    BEGIN("cuMemHostRegister")
     CHECK(in_context())
     CHECK(forbidden_in_captures())
-    *out = reinterpret_cast<void *>(map(size, Kind::Host, false));
+    const std::lock_guard<std::mutex> lock(mutex);
+    memory[reinterpret_cast<std::uintptr_t>(pointer)] = Range{size, Kind::Host, false, nullptr, 0};
     return SUCCESS;
 }
 
