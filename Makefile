@@ -58,6 +58,7 @@ test-vllm:
 	@scripts/vllm-env.sh target/vllm
 	target/vllm/bin/python -m pytest --quiet
 	@PYTHONPATH=python/tests scripts/with-redis.sh target/vllm/bin/python python/engines/vllm_engine.py
+	@PATH="$(CURDIR)/target/vllm/bin:$$PATH" scripts/with-redis.sh target/vllm/bin/python examples/torch_op/example.py
 
 .PHONY: test-kernels
 test-kernels:
