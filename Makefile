@@ -24,6 +24,7 @@ help:
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
 	@echo 'make bench     kernels, delivery, write-behind, Python and whole decode steps against peers; writes docs/benchmarks.md'
+	@echo 'make bench-gpu  CUDA buffers, on a real GPU'
 	@echo 'make bench-peers   installs numpy, torch and valkey-py for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
 	@echo 'make install   library, headers, CMake and pkg-config files, into PREFIX ($(PREFIX)); DESTDIR counts'
@@ -96,6 +97,17 @@ bench:
 	@cmake --build build --target pita_redis_benches
 	@scripts/python-env.sh build/python
 	python3 benches/report.py build/benches
+
+.PHONY: bench-gpu
+bench-gpu:
+	@scripts/setup.sh bench
+	@$(CONFIGURE) -DPITA_REDIS_BUILD_BENCHES=ON
+	@cmake --build build --target pita_redis_bench_gpu
+	@scripts/with-redis.sh build/benches/gpu
+	@if target/peers/bin/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
+		echo; echo 'PITA'"'"'s way in torch on the same GPU: batch, vocabulary, microseconds a step (median, 99th percentile)'; \
+		scripts/with-redis.sh target/peers/bin/python benches/pita_step.py 128256 32 cuda; \
+	else echo 'without torch on a GPU in target/peers: make bench-peers'; fi
 
 .PHONY: bench-peers
 bench-peers:

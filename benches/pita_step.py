@@ -1,7 +1,7 @@
 """A decode step as PITA does it, written from its description: for each row three results of torch, each fetched by itself,
 and an RPUSH of their text by valkey-py.
 
-Usage: python pita_step.py VOCABULARY BATCH, with REDIS_HOST and REDIS_PORT. Prints a line like those of decode_step. Fails
+Usage: python pita_step.py VOCABULARY BATCH [cuda], with REDIS_HOST and REDIS_PORT. Prints a line like those of decode_step. Fails
 where torch or valkey is missing.
 """
 
@@ -41,10 +41,12 @@ def measure(client, batch, logits):
 
 
 def main():
-    vocabulary, batch = map(int, sys.argv[1:])
+    vocabulary, batch = map(int, sys.argv[1:3])
+    device = sys.argv[3] if len(sys.argv) > 3 else "cpu"
     client = valkey.Valkey(host=os.environ["REDIS_HOST"], port=int(os.environ["REDIS_PORT"]))
     with torch.inference_mode():
         logits = 3 * torch.randn(batch, vocabulary, generator=torch.Generator().manual_seed(1))
+        logits = logits.to(device)
         median, p99 = measure(client, batch, logits)
     print("pita", batch, vocabulary, f"{median:.1f}", f"{p99:.1f}", sep="\t")
     print("versions", f"torch {torch.__version__}", f"valkey-py {valkey.__version__}", sep="\t")
