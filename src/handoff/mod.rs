@@ -308,8 +308,15 @@ fn queue(client: &Client, write: Write<'_>) -> Queued {
 
 /// Counts, logs, and tells the next flush of records that were accepted from the GPU, but will not be stored.
 fn give_up(client: Option<&Client>, records: u64, error: Error) {
+    static OVERRUN: Limit = Limit::new();
+    static UNFIT: Limit = Limit::new();
     static LOST: Limit = Limit::new();
-    log::emit_limited(&LOST, Level::Error, || format!("lost ({records} records) on the way from the GPU: {error}"));
+    let limit = match error.kind {
+        Kind::QueueFull => &OVERRUN,
+        Kind::InvalidArgument => &UNFIT,
+        _ => &LOST,
+    };
+    log::emit_limited(limit, Level::Error, || format!("lost ({records} records) on the way from the GPU: {error}"));
     if let Some(client) = client {
         client.give_up(records, error);
     }
