@@ -280,8 +280,8 @@ typedef struct pita_stats_t {
     uint64_t uncertain;
     // Refused by Redis, or past the end of their list, or lost on the way from a GPU.
     uint64_t refused;
-    // Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
-    // time. Always 0 with `write=sync`.
+    // Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` +
+    // `uncertain` + `queued`, at any time, but for what is just coming from a GPU. Always 0 with `write=sync`.
     uint64_t queued;
     // The most that were ever queued. Always 0 with `write=sync`.
     uint64_t queued_max;

@@ -34,8 +34,8 @@ pub struct pita_stats_t {
     pub uncertain: u64,
     /// Refused by Redis, or past the end of their list, or lost on the way from a GPU.
     pub refused: u64,
-    /// Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` + `uncertain` + `queued`, at any
-    /// time. Always 0 with `write=sync`.
+    /// Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` +
+    /// `uncertain` + `queued`, at any time, but for what is just coming from a GPU. Always 0 with `write=sync`.
     pub queued: u64,
     /// The most that were ever queued. Always 0 with `write=sync`.
     pub queued_max: u64,
