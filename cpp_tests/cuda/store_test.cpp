@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "gpu.hpp"
+#include "support/allocations.hpp"
 #include "support/behind.hpp"
 #include "support/log.hpp"
 
@@ -110,6 +111,35 @@ TEST_F(GpuStore, ReturnsWhenTheWorkIsOnTheStream) {
     hold.let_go();
     ASSERT_OK(flush());
     EXPECT_EQ(taken("0").size(), 11U);
+}
+
+TEST_F(GpuStore, AllocatesNothing) {
+    NEEDS_STUB();
+    // Half of those that may be in flight have been before.
+    constexpr int few = 8;
+    for (int i = 0; i < 2 * few; ++i) {
+        {
+            const Hold hold(stream);
+            for (int step = 0; step < few; ++step) {
+                ASSERT_OK(store(0, stream.get()));
+            }
+        }
+        ASSERT_OK(flush());
+    }
+    const std::vector<const char *> ids(rows, "a");
+    const std::vector<std::int64_t> indices(rows, 0);
+    pita_batch_t batch = batch_over(buffer, PITA_DTYPE_F32, rows, vocab_size, stream.get());
+    batch.req_ids = ids.data();
+    batch.token_indices = indices.data();
+    stub<void(int)>("stub_drop")(1);
+    const std::size_t before = allocations;
+    for (int step = 0; step < few; ++step) {
+        (void)pita_store_logits_metrics_batch(&batch);
+    }
+    EXPECT_EQ(allocations, before);
+    EXPECT_EQ(queued(), few * rows);
+    stub<void(int)>("stub_drop")(0);
+    EXPECT_STATUS(PITA_ERR_CUDA, flush()) << "they were never done";
 }
 
 TEST_F(GpuStore, ATakeWaitsForWhatIsInFlight) {

@@ -19,6 +19,9 @@ void stub_fail(const char *function, int code);
  * the context. 0: no more. */
 void stub_fault(int code);
 
+/* Launches and events are forgotten from now on, at no cost, so that all that a call costs is the library's; 0: no more. */
+void stub_drop(int is_on);
+
 #ifdef __cplusplus
 }
 #endif
