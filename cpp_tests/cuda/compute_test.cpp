@@ -258,16 +258,69 @@ TEST(Contexts, EachHasItsOwn) {
     }
 }
 
+// What was made is given back, and no second attempt follows at once: it would compile the kernel again.
+TEST(Contexts, AFirstCallThatFailsLeavesNothing) {
+    NEEDS_STUB();
+    for (const char *function : {"cuMemAlloc", "cuMemHostRegister", "cuEventCreate", "cuModuleLoadData", "cuModuleGetFunction"}) {
+        const Context context;
+        const Buffer buffer(Logits(10, 1));
+        const pita_batch_t batch = batch_over(buffer, PITA_DTYPE_F32, 1, 10);
+        pita_metrics_t out = {};
+        const auto kept = [] {
+            return std::vector<unsigned long>{calls("cuMemAlloc") - calls("cuMemFree"),
+                                              calls("cuMemHostRegister") - calls("cuMemHostUnregister"),
+                                              calls("cuEventCreate") - calls("cuEventDestroy"),
+                                              calls("cuModuleLoadData") - calls("cuModuleUnload"),
+                                              calls("cuStreamCreate") - calls("cuStreamDestroy")};
+        };
+        const std::vector<unsigned long> before = kept();
+        const Failure failure(function, 2);
+        EXPECT_FAILS(PITA_ERR_CUDA, pita_compute_logits_metrics(&batch, &out), function, "CUDA_ERROR_OUT_OF_MEMORY");
+        std::vector<unsigned long> after = kept();
+        // The call that failed made nothing.
+        after[std::string(function) == "cuMemAlloc"          ? 0
+              : std::string(function) == "cuMemHostRegister" ? 1
+              : std::string(function) == "cuEventCreate"     ? 2
+                                                             : 3] -= std::string(function) == "cuModuleGetFunction" ? 0 : 1;
+        EXPECT_EQ(after, before) << function;
+        const unsigned long attempts = calls(function);
+        EXPECT_FAILS(PITA_ERR_CUDA, pita_compute_logits_metrics(&batch, &out), function);
+        EXPECT_EQ(calls(function), attempts);
+    }
+}
+
+TEST(Contexts, ADriverThatIsTooOldIsNotSupported) {
+    NEEDS_STUB();
+    const Context context;
+    const Buffer buffer(Logits(10, 1));
+    const pita_batch_t batch = batch_over(buffer, PITA_DTYPE_F32, 1, 10);
+    pita_metrics_t out = {};
+    const Failure failure("cuModuleLoadData", 222);
+    EXPECT_FAILS(PITA_ERR_UNSUPPORTED, pita_compute_logits_metrics(&batch, &out), "cuModuleLoadData");
+}
+
 TEST_F(Compute, SaysWhatTheDriverSays) {
     NEEDS_STUB();
     const Buffer buffer(Logits(10, 1));
     const pita_batch_t batch = batch_over(buffer, PITA_DTYPE_F32, 1, 10);
     pita_metrics_t out = {};
-    for (const char *function : {"cuModuleLoadData", "cuMemHostRegister", "cuMemAlloc", "cuLaunchKernel"}) {
-        const Failure failure(function, 2);
-        EXPECT_FAILS(PITA_ERR_CUDA, pita_compute_logits_metrics(&batch, &out), function, "CUDA_ERROR_OUT_OF_MEMORY");
+    EXPECT_OK(pita_compute_logits_metrics(&batch, &out));
+    {
+        const Failure failure("cuLaunchKernel", 2);
+        EXPECT_FAILS(PITA_ERR_CUDA, pita_compute_logits_metrics(&batch, &out), "cuLaunchKernel", "CUDA_ERROR_OUT_OF_MEMORY");
     }
     EXPECT_OK(pita_compute_logits_metrics(&batch, &out));
+}
+
+TEST_F(Compute, MemoryOfAnotherDeviceIsRefused) {
+    NEEDS_STUB();
+    const Context other(1);
+    const Buffer there(Logits(10, 1));
+    context.make_current();
+    const pita_batch_t batch = batch_over(there, PITA_DTYPE_F32, 1, 10);
+    pita_metrics_t out = {};
+    EXPECT_FAILS(PITA_ERR_INVALID_ARGUMENT, pita_compute_logits_metrics(&batch, &out), "memory of device 1",
+                 "the current context is of device 0");
 }
 
 TEST_F(Compute, ALaunchThatFailsIsTold) {

@@ -66,9 +66,9 @@ template <class... Arguments> void call(const char *name, Arguments... arguments
 // A context, current on this thread while it lives.
 class Context {
   public:
-    Context() {
+    explicit Context(int device = 0) {
         if (Driver::get().is_stub()) {
-            call("cuCtxCreate_v2", &handle_, 0U, 0);
+            call("cuCtxCreate_v2", &handle_, 0U, device);
         } else {
             // As the runtime does: the tests share it.
             call("cuDevicePrimaryCtxRetain", &handle_, 0);

@@ -240,6 +240,39 @@ TEST_F(SlotStore, WhatIsOverwrittenIsCounted) {
     EXPECT_TRUE(log.has(PITA_LOG_ERROR, "slot 3 (\"a\")"));
 }
 
+TEST_F(SlotStore, AFlushWaitsForWhatHasLanded) {
+    open(hasty_url("timeout_ms=20000&queue=4"));
+    ASSERT_OK(pita_bind_slot(3, "a"));
+    this->hold();
+    for (std::int64_t index = 0; index < 40; ++index) {
+        step({3, -1, -1, -1}, index);
+        ASSERT_OK(pita_store_slots(&batch));
+    }
+    stream.synchronize();
+    EXPECT_FAILS(PITA_ERR_TIMEOUT, pita_redis_flush(50), "in flight on the GPU");
+    release();
+    ASSERT_OK(flush());
+    EXPECT_EQ(redis.length("a"), 40);
+}
+
+TEST_F(SlotStore, WhatAPoolHadNoRoomForIsNotTheNextOnes) {
+    open(hasty_url("timeout_ms=100&queue=4"));
+    batch.token_indices = nullptr;
+    ASSERT_OK(pita_bind_slot(3, "a"));
+    this->hold();
+    for (int i = 0; i < 40; ++i) {
+        ASSERT_OK(pita_store_slots(&batch));
+    }
+    stream.synchronize();
+    EXPECT_NE(pita_redis_close(), PITA_OK);
+    release();
+    open(server.url("&write=behind", 1));
+    ASSERT_OK(flush());
+    std::size_t count = 7;
+    ASSERT_OK(pita_count_metrics("a", &count));
+    EXPECT_EQ(count, 0U);
+}
+
 TEST_F(SlotStore, WhatCameBeforeTheBindIsNobodys) {
     Log log;
     ASSERT_OK(pita_store_slots(&batch));

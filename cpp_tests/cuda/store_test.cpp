@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 
 #include "gpu.hpp"
@@ -344,6 +345,53 @@ TEST_F(GpuStore, WantsAnOpenPool) {
     ASSERT_OK(pita_redis_close());
     EXPECT_STATUS(PITA_ERR_NOT_OPEN, store(0, stream.get()));
     EXPECT_EQ(statuses, std::vector<pita_status_t>(rows, PITA_ERR_NOT_OPEN));
+}
+
+// What is late is asked for, beside captures of other threads, which must not break by it.
+TEST_F(GpuStore, ALateLaunchBreaksNoCapture) {
+    NEEDS_STUB();
+    Hold hold(stream);
+    ASSERT_OK(store(0, stream.get()));
+    const Stream captured;
+    call("cuStreamBeginCapture_v2", captured.get(), 0);
+    const unsigned long asked = calls("cuEventQuery");
+    EXPECT_TRUE(eventually([&] { return calls("cuEventQuery") > asked + 1; }));
+    void *graph = nullptr;
+    call("cuStreamEndCapture", captured.get(), &graph);
+    hold.let_go();
+    ASSERT_OK(flush());
+    EXPECT_EQ(taken("0").size(), 1U);
+}
+
+// Whoever listens to the log on the thread that hands over may call the library; waiting for that thread would be in vain.
+TEST_F(GpuStore, ALogCallbackMayCallTheLibrary) {
+    NEEDS_STUB();
+    struct Seen {
+        std::atomic<int> lines{0};
+        std::atomic<std::int64_t> longest_ms{0};
+    } seen;
+    pita_set_log_callback(
+        [](int, const char *, void *user) {
+            auto &all = *static_cast<Seen *>(user);
+            const milliseconds time = time_of([] {
+                std::size_t count = 0;
+                (void)pita_redis_flush(20000);
+                (void)pita_count_metrics("0", &count);
+            });
+            all.longest_ms = std::max<std::int64_t>(all.longest_ms, time.count());
+            ++all.lines;
+        },
+        &seen);
+    {
+        Hold hold(stream);
+        stub<void(int)>("stub_fault")(700);
+        ASSERT_OK(store(0, stream.get()));
+        ASSERT_OK(store(1, stream.get()));
+    }
+    EXPECT_TRUE(eventually([&] { return seen.lines >= 2; }));
+    stub<void(int)>("stub_fault")(0);
+    pita_set_log_callback(nullptr, nullptr);
+    EXPECT_LT(seen.longest_ms, 10000);
 }
 
 // A child has nothing in the air, and waits for nothing of its parent's.

@@ -21,7 +21,7 @@ ILoggerFinder *logger_finder = nullptr;
 void log_failure(char const *what) noexcept {
     ILogger *const logger = logger_finder != nullptr ? logger_finder->findLogger() : nullptr;
     if (logger != nullptr) {
-        logger->log(ILogger::Severity::kWARNING, (std::string(NAME) + ": " + what + ": " + pita_last_error()).c_str());
+        logger->log(ILogger::Severity::kERROR, (std::string(NAME) + ": " + what + ": " + pita_last_error()).c_str());
     }
 }
 
@@ -60,7 +60,7 @@ IPluginCapability *MetricsPlugin::getCapabilityInterface(PluginCapabilityType ty
     return nullptr;
 }
 
-IPluginV3 *MetricsPlugin::clone() noexcept { return new (std::nothrow) MetricsPlugin(); }
+IPluginV3 *MetricsPlugin::clone() noexcept { return new (std::nothrow) MetricsPlugin(phase_); }
 
 char const *MetricsPlugin::getPluginName() const noexcept { return NAME; }
 char const *MetricsPlugin::getPluginVersion() const noexcept { return VERSION; }
@@ -123,6 +123,10 @@ int32_t MetricsPlugin::onShapeChange(PluginTensorDesc const *, int32_t, PluginTe
 
 int32_t MetricsPlugin::enqueue(PluginTensorDesc const *in, PluginTensorDesc const *, void const *const *inputs,
                                void *const *outputs, void *, cudaStream_t stream) noexcept {
+    // A builder that measures has no requests.
+    if (phase_ == TensorRTPhase::kBUILD) {
+        return 0;
+    }
     Dims const &shape = in[LOGITS].dims;
     pita_slot_batch_t batch = {};
     batch.struct_size = sizeof batch;
@@ -139,6 +143,7 @@ int32_t MetricsPlugin::enqueue(PluginTensorDesc const *in, PluginTensorDesc cons
     // A step without requests has nothing to store.
     if (batch.rows > 0 && pita_store_slots(&batch) != PITA_OK) {
         log_failure("a step has no metrics");
+        return -1;
     }
     return 0;
 }
@@ -149,8 +154,8 @@ PluginFieldCollection const *MetricsPlugin::getFieldsToSerialize() noexcept { re
 
 // --- how TensorRT finds it -------------------------------------------------------------------------------------------
 
-IPluginV3 *MetricsPluginCreator::createPlugin(char const *, PluginFieldCollection const *, TensorRTPhase) noexcept {
-    return new (std::nothrow) MetricsPlugin();
+IPluginV3 *MetricsPluginCreator::createPlugin(char const *, PluginFieldCollection const *, TensorRTPhase phase) noexcept {
+    return new (std::nothrow) MetricsPlugin(phase);
 }
 
 PluginFieldCollection const *MetricsPluginCreator::getFieldNames() noexcept { return no_fields(); }

@@ -6,8 +6,9 @@
 //            token_indices  [B]     int64   of each row's token in its list
 //   output   metrics        [B, 3]  float   log_norm, log_norm_temp, entropy
 //
-// By the way the records go to Redis, under the ids that the slots are bound to. The process opens the pool before, with
-// write=behind: pita_redis_open.
+// By the way the records go to Redis, under the ids that the slots are bound to. The process opens the pool before the first
+// step, with write=behind: pita_redis_open. A Redis that is away never fails a step; a pool that is not open does, for the output
+// could not be made.
 
 #pragma once
 
@@ -15,12 +16,13 @@
 
 namespace pita_example {
 
-// Whatever happens to the metrics, inference goes on: failures are logged, not returned.
 class MetricsPlugin final : public nvinfer1::IPluginV3,
                             public nvinfer1::IPluginV3OneCore,
                             public nvinfer1::IPluginV3OneBuild,
                             public nvinfer1::IPluginV3OneRuntime {
   public:
+    explicit MetricsPlugin(nvinfer1::TensorRTPhase phase) noexcept : phase_(phase) {}
+
     nvinfer1::IPluginCapability *getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
     nvinfer1::IPluginV3 *clone() noexcept override;
 
@@ -45,6 +47,9 @@ class MetricsPlugin final : public nvinfer1::IPluginV3,
                     void *const *outputs, void *workspace, cudaStream_t stream) noexcept override;
     nvinfer1::IPluginV3 *attachToContext(nvinfer1::IPluginResourceContext *context) noexcept override;
     nvinfer1::PluginFieldCollection const *getFieldsToSerialize() noexcept override;
+
+  private:
+    nvinfer1::TensorRTPhase phase_;
 };
 
 class MetricsPluginCreator final : public nvinfer1::IPluginCreatorV3One {

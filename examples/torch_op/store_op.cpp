@@ -9,6 +9,7 @@
 
 #include <pita_redis.h>
 
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 #include <torch/types.h>
@@ -56,6 +57,7 @@ void store(const torch::Tensor &logits, const std::vector<std::string> &req_ids,
         return;
     }
     open();
+    const c10::DeviceGuard guard(logits.device());
     std::vector<const char *> ids;
     for (const std::string &id : req_ids) {
         ids.push_back(id.c_str());
@@ -93,6 +95,7 @@ torch::Tensor store_slots(const torch::Tensor &logits, const torch::Tensor &slot
         return out;
     }
     open();
+    const c10::DeviceGuard guard(logits.device());
     pita_slot_batch_t batch = {};
     batch.struct_size = sizeof batch;
     batch.logits = logits.data_ptr();

@@ -153,8 +153,12 @@ pub extern "C" fn pita_redis_flush(timeout_ms: u32) -> pita_status_t {
 #[unsafe(no_mangle)]
 pub extern "C" fn pita_redis_close() -> pita_status_t {
     guard(|| {
-        let settled = redis::current().map_or(Ok(()), |client| handoff::settle(&client, None, client.deadline()));
-        // What is still in flight then is given up when it lands, and logged.
+        let settled = redis::current().map_or(Ok(()), |client| {
+            let settled = handoff::settle(&client, None, client.deadline());
+            // What is still in flight otherwise is given up when it lands, and logged.
+            handoff::abandon_slots(&client);
+            settled
+        });
         redis::close().and(settled)
     })
 }

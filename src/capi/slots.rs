@@ -44,7 +44,7 @@ pub struct pita_slot_batch_t {
     /// The `cudaStream_t` on which the logits are made; NULL is the default stream.
     pub stream: *mut c_void,
     /// In device memory: the slot of each row. A row whose slot is below 0, or `PITA_SLOT_COUNT` or more, is skipped. A slot
-    /// stands at most once in a batch.
+    /// stands at most once in a batch, and in one batch at a time: else records are mixed up.
     pub slots: *const i32,
     /// In device memory: the temperature of each row, finite and above 0; a row with another one is not stored. NULL: 1.0.
     pub temperatures: *const f32,

@@ -4,15 +4,18 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use once_cell::race::OnceBox;
 
 use super::abi::{Landing, MAX_REQUESTS, MAX_SPLITS, Matrix, PARTIALS, Requests, THREADS, TILE_BYTES};
 use super::driver::{self, DevicePtr, Driver, Handle, Memory};
 use super::flight::Flight;
+use super::made::Made;
 use super::slots::{self, Rings, SlotStore};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::process;
 use crate::sync::{lock, wait_until};
 
 /// The kernel, for the driver to make code of; `scripts/compile-cuda.py` makes it of `reduce.cu`.
@@ -28,6 +31,8 @@ pub struct Device {
     pub driver: &'static Driver,
     context: Handle,
     id: u64,
+    /// Of the GPU.
+    number: i32,
     function: Handle,
     /// The host's too.
     reads_all_memory: bool,
@@ -70,11 +75,44 @@ impl Logits {
     }
 }
 
-static DEVICES: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
+/// Those of this process. A forked child can use none of its parent's, and has a list of its own: the parent's lock may have
+/// been held at the fork.
+struct Devices {
+    pid: u32,
+    list: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    devices: Vec<Arc<Device>>,
+    /// The context in which it failed last to make one, when, and why.
+    failed: Option<((Handle, u64), Instant, Error)>,
+}
+
+// SAFETY: handles that the driver takes from any thread.
+unsafe impl Send for List {}
+
+/// After a failure another attempt is made so much later: it costs a second of compiling.
+const REST: Duration = Duration::from_secs(5);
+
+impl Devices {
+    fn of_this_process() -> Arc<Self> {
+        static CURRENT: ArcSwapOption<Devices> = ArcSwapOption::const_empty();
+        loop {
+            let found = CURRENT.load_full();
+            if let Some(devices) = found.as_ref().filter(|devices| devices.pid == process::id()) {
+                return devices.clone();
+            }
+            let own = Devices { pid: process::id(), list: Mutex::default() };
+            drop(CURRENT.compare_and_swap(&found, Some(Arc::new(own))));
+            std::mem::forget(found);
+        }
+    }
+}
 
 /// Those of all contexts that were used.
 pub fn all() -> Vec<Arc<Device>> {
-    lock(&DEVICES).clone()
+    lock(&Devices::of_this_process().list).devices.clone()
 }
 
 impl Device {
@@ -82,16 +120,31 @@ impl Device {
     /// the driver needs to compile the kernel.
     pub fn current() -> Result<Arc<Self>> {
         let driver = driver::load()?;
-        let (context, id) = driver.context()?;
-        let mut devices = lock(&DEVICES);
-        if let Some(device) = devices.iter().find(|device| device.context == context && device.id == id) {
+        let context = driver.context()?;
+        let devices = Devices::of_this_process();
+        let mut list = lock(&devices.list);
+        if let Some(device) = list.devices.iter().find(|device| (device.context, device.id) == context) {
             return Ok(device.clone());
         }
-        let device = Arc::new(driver.beside_captures(|| Self::new(driver, context, id))?);
-        // A context at the same address has ended, and all that was made in it.
-        devices.retain(|other| other.context != context);
-        devices.push(device.clone());
-        Ok(device)
+        if let Some((failed, when, error)) = &list.failed
+            && *failed == context
+            && when.elapsed() < REST
+        {
+            return Err(error.clone());
+        }
+        match driver.beside_captures(|| Self::new(driver, context)) {
+            Ok(device) => {
+                let device = Arc::new(device);
+                // A context at the same address has ended, and all that was made in it.
+                list.devices.retain(|other| other.context != context.0);
+                list.devices.push(device.clone());
+                Ok(device)
+            }
+            Err(error) => {
+                list.failed = Some((context, Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
     /// That of the current context, for logits that it can read, on a stream that is not being captured.
@@ -122,42 +175,56 @@ impl Device {
     }
 
     fn check_memory(&self, name: &str, pointer: DevicePtr) -> Result<()> {
-        if self.reads_all_memory || self.driver.memory(pointer as *const c_void) != Memory::Unknown {
-            return Ok(());
+        match self.driver.memory(pointer as *const c_void) {
+            Memory::Both => Ok(()),
+            Memory::Unknown if self.reads_all_memory => Ok(()),
+            Memory::Unknown => {
+                Err(Error::invalid(format!("{name} is {pointer:#x}: memory of the host, which no CUDA device reads")))
+            }
+            Memory::Device => match self.driver.device_of(pointer) {
+                Some(device) if device != self.number => {
+                    let context =
+                        format!("the current context is of device {}: make one of that device current", self.number);
+                    Err(Error::invalid(format!("{name} is {pointer:#x}: memory of device {device}, but {context}")))
+                }
+                _ => Ok(()),
+            },
         }
-        Err(Error::invalid(format!("{name} is {pointer:#x}: memory of the host, which no CUDA device reads")))
     }
 
-    fn new(driver: &'static Driver, context: Handle, id: u64) -> Result<Self> {
+    fn new(driver: &'static Driver, (context, id): (Handle, u64)) -> Result<Self> {
         const PAGEABLE_MEMORY_ACCESS: i32 = 88;
         const MULTIPROCESSORS: i32 = 16;
-        let (mut module, mut function, mut number) = (ptr::null_mut(), ptr::null_mut(), 0);
-        let (mut multiprocessors, mut reads_all) = (0, 0);
-        // SAFETY: the kernel's text ends with NUL, and there is room for what comes back.
+        let (mut number, mut multiprocessors, mut reads_all) = (0, 0, 0);
+        // SAFETY: there is room for what comes back.
         unsafe {
-            driver.check((driver.load_module)(&mut module, KERNEL.as_ptr().cast()), "cuModuleLoadData")?;
-            driver.check((driver.function)(&mut function, module, c"pita_reduce".as_ptr()), "cuModuleGetFunction")?;
             driver.check((driver.device)(&mut number), "cuCtxGetDevice")?;
             for (out, which) in [(&mut multiprocessors, MULTIPROCESSORS), (&mut reads_all, PAGEABLE_MEMORY_ACCESS)] {
                 driver.check((driver.device_attribute)(out, which, number), "cuDeviceGetAttribute")?;
             }
         }
-        let places = PLACES + slots::COUNT;
-        let (landings, landings_on_device) = pinned(driver, PLACES * size_of::<Landing>())?;
-        let flights = (0..FLIGHTS).map(|i| Flight::new(driver, i)).collect::<Result<_>>()?;
+        // What is most likely to fail comes first.
+        let (mut made, places) = (Made::new(driver), PLACES + slots::COUNT);
+        let partials = made.zeroed(places * PARTIALS)?;
+        let tickets = made.zeroed(places * size_of::<u32>())?;
+        let (landings, landings_on_device) = made.pinned(PLACES * size_of::<Landing>())?;
+        let events = (0..FLIGHTS).map(|_| made.event()).collect::<Result<Vec<_>>>()?;
+        let function = made.function(KERNEL, c"pita_reduce")?;
+        made.keep();
         Ok(Device {
             driver,
             context,
             id,
+            number,
             function,
             reads_all_memory: reads_all != 0,
             enough_blocks: 16 * multiprocessors.max(1) as usize,
-            partials: zeroed(driver, places * PARTIALS)?,
-            tickets: zeroed(driver, places * size_of::<u32>())?,
+            partials,
+            tickets,
             landings: landings.cast(),
             landings_on_device,
             rings: OnceBox::new(),
-            spare: Mutex::new(flights),
+            spare: Mutex::new(events.into_iter().enumerate().map(|(i, event)| Flight::new(i, event)).collect()),
             returned: Condvar::new(),
         })
     }
@@ -183,8 +250,11 @@ impl Device {
         }
     }
 
-    /// Takes back a flight that has landed, or was never launched.
+    /// Takes back a flight that has landed, or was never launched. One that is lost is not used again.
     pub fn give_back(&self, mut flight: Flight) {
+        if flight.is_lost() {
+            return;
+        }
         flight.clear();
         lock(&self.spare).push(flight);
         self.returned.notify_one();
@@ -197,7 +267,7 @@ impl Device {
     }
 
     /// Has the GPU reduce the requests, `count` rows or fewer, when the stream gets there.
-    pub(super) fn launch(&self, logits: &Logits, requests: &Requests, count: usize) -> Result<()> {
+    pub(super) fn launch(&self, logits: &Logits, requests: &Requests, count: usize, splits: u32) -> Result<()> {
         let size = logits.element_size();
         let matrix = Matrix {
             logits: logits.pointer,
@@ -208,7 +278,6 @@ impl Device {
             tickets: self.tickets,
             landings: self.landings_on_device,
         };
-        let splits = self.splits(logits.vocab_size * size, count);
         let mut arguments = [(&raw const matrix).cast_mut().cast(), (&raw const *requests).cast_mut().cast::<c_void>()];
         // SAFETY: the kernel takes these two structs, which the driver copies; both describe memory that is there until the
         // context ends, but for the caller's, whose promise that is.
@@ -230,12 +299,14 @@ impl Device {
         self.driver.check(code, "cuLaunchKernel")
     }
 
-    /// Over how many blocks a row of so many bytes is split, each with as many tiles as the others.
-    fn splits(&self, row_bytes: usize, rows: usize) -> u32 {
-        // It may begin at any address.
-        let tiles = (row_bytes + 15).div_ceil(TILE_BYTES);
-        let splits = self.enough_blocks.div_ceil(rows).min(tiles).min(MAX_SPLITS);
-        tiles.div_ceil(tiles.div_ceil(splits)) as u32
+    /// Over how many blocks each row is split, so that all of the GPU has enough to do.
+    pub(super) fn splits(&self, logits: &Logits, rows: usize) -> u32 {
+        evened(logits, self.enough_blocks.div_ceil(rows))
+    }
+
+    /// The same, however many rows there are.
+    pub(super) fn most_splits(&self, logits: &Logits) -> u32 {
+        evened(logits, MAX_SPLITS)
     }
 
     pub(super) fn requests_for_slots(&self) -> Requests {
@@ -272,38 +343,12 @@ pub(super) fn empty_requests() -> Requests {
     }
 }
 
-/// Memory of the host's, all zero, that the GPU can write: its address here and there. It is the library's and never freed: so
-/// it may be looked at after its context has ended.
-pub(super) fn pinned(driver: &Driver, bytes: usize) -> Result<(*mut c_void, DevicePtr)> {
-    /// For all contexts, and with an address on the device.
-    const FLAGS: u32 = 1 | 2;
-    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    let mut there = 0;
-    // SAFETY: a mapping of its own, wherever there is room; there is room for what comes back.
-    unsafe {
-        let here = libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0);
-        if here == libc::MAP_FAILED {
-            return Err(Error::new(Kind::Cuda, format!("there are no {bytes} bytes of memory for what the GPU lands")));
-        }
-        driver.check((driver.register_host)(here, bytes, FLAGS), "cuMemHostRegister")?;
-        driver.check((driver.host_pointer_on_device)(&mut there, here, 0), "cuMemHostGetDevicePointer")?;
-        Ok((here, there))
-    }
-}
-
-/// Memory of the device's, all zero.
-pub(super) fn zeroed(driver: &Driver, bytes: usize) -> Result<DevicePtr> {
-    /// Waits for no other stream, and none for it.
-    const NON_BLOCKING: u32 = 1;
-    let (mut there, mut stream) = (0, ptr::null_mut());
-    // SAFETY: there is room for what comes back; the memory that is set is that, a multiple of 4 bytes.
-    unsafe {
-        driver.check((driver.allocate)(&mut there, bytes), "cuMemAlloc")?;
-        driver.check((driver.create_stream)(&mut stream, NON_BLOCKING), "cuStreamCreate")?;
-        driver.check((driver.set)(there, 0, bytes / 4, stream), "cuMemsetD32Async")?;
-        driver.check((driver.synchronize)(stream), "cuStreamSynchronize")?;
-    }
-    Ok(there)
+/// So many blocks or fewer, each with as many tiles of a row as the others, but for the last one.
+fn evened(logits: &Logits, splits: usize) -> u32 {
+    // A row may begin at any address.
+    let tiles = (logits.vocab_size * logits.element_size() + 15).div_ceil(TILE_BYTES);
+    let splits = splits.min(tiles).min(MAX_SPLITS);
+    tiles.div_ceil(tiles.div_ceil(splits)) as u32
 }
 
 /// A word that the GPU writes while the host looks at it.

@@ -19,6 +19,9 @@ pub type DevicePtr = u64;
 pub type Handle = *mut c_void;
 
 pub const NOT_READY: Code = 600;
+const NO_BINARY_FOR_GPU: Code = 209;
+const JIT_COMPILER_NOT_FOUND: Code = 221;
+const UNSUPPORTED_PTX_VERSION: Code = 222;
 
 /// Declares the functions that are used, by their names in the library, and how all of them are found.
 macro_rules! functions {
@@ -26,8 +29,8 @@ macro_rules! functions {
         /// The driver's functions; see NVIDIA's "CUDA Driver API".
         pub struct Driver {
             $(pub $field: unsafe extern "C" fn($($arg),*) -> Code,)*
-            /// `cuCtxGetId`, from CUDA 12 on.
-            context_id: Option<unsafe extern "C" fn(Handle, *mut u64) -> Code>,
+            /// `cuFuncLoad`, from CUDA 12.4 on.
+            load_function: Option<unsafe extern "C" fn(Handle) -> Code>,
         }
 
         impl Driver {
@@ -38,8 +41,8 @@ macro_rules! functions {
                 unsafe {
                     Ok(Driver {
                         $($field: std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) -> Code>($field),)*
-                        context_id: std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn(Handle, *mut u64) -> Code>>(
-                            symbol(handle, c"cuCtxGetId").unwrap_or(ptr::null_mut()),
+                        load_function: std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn(Handle) -> Code>>(
+                            symbol(handle, c"cuFuncLoad").unwrap_or(ptr::null_mut()),
                         ),
                     })
                 }
@@ -53,23 +56,30 @@ functions! {
     error_name: c"cuGetErrorName" (Code, *mut *const c_char);
     error_string: c"cuGetErrorString" (Code, *mut *const c_char);
     current_context: c"cuCtxGetCurrent" (*mut Handle);
+    context_id: c"cuCtxGetId" (Handle, *mut u64);
     push_context: c"cuCtxPushCurrent_v2" (Handle);
     pop_context: c"cuCtxPopCurrent_v2" (*mut Handle);
     device: c"cuCtxGetDevice" (*mut i32);
     device_attribute: c"cuDeviceGetAttribute" (*mut i32, i32, i32);
     pointer_attribute: c"cuPointerGetAttribute" (*mut c_void, i32, DevicePtr);
     load_module: c"cuModuleLoadData" (*mut Handle, *const c_void);
+    unload_module: c"cuModuleUnload" (Handle);
     function: c"cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
+    function_attribute: c"cuFuncGetAttribute" (*mut i32, i32, Handle);
     launch: c"cuLaunchKernel" (Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
     allocate: c"cuMemAlloc_v2" (*mut DevicePtr, usize);
+    free: c"cuMemFree_v2" (DevicePtr);
+    unregister_host: c"cuMemHostUnregister" (*mut c_void);
     register_host: c"cuMemHostRegister_v2" (*mut c_void, usize, u32);
     host_pointer_on_device: c"cuMemHostGetDevicePointer_v2" (*mut DevicePtr, *mut c_void, u32);
     set: c"cuMemsetD32Async" (DevicePtr, u32, usize, Handle);
     create_stream: c"cuStreamCreate" (*mut Handle, u32);
+    destroy_stream: c"cuStreamDestroy_v2" (Handle);
     synchronize: c"cuStreamSynchronize" (Handle);
     is_capturing: c"cuStreamIsCapturing" (Handle, *mut i32);
     exchange_capture_mode: c"cuThreadExchangeStreamCaptureMode" (*mut i32);
     create_event: c"cuEventCreate" (*mut Handle, u32);
+    destroy_event: c"cuEventDestroy_v2" (Handle);
     record: c"cuEventRecord" (Handle, Handle);
     query: c"cuEventQuery" (Handle);
 }
@@ -171,11 +181,15 @@ impl Driver {
     pub fn check(&self, code: Code, what: &str) -> Result<()> {
         match code {
             0 => Ok(()),
+            // The driver is older than the kernel's PTX, or has nothing that compiles it, or the GPU is older.
+            NO_BINARY_FOR_GPU | JIT_COMPILER_NOT_FOUND | UNSUPPORTED_PTX_VERSION => {
+                Err(unsupported(format!("CUDA: {what} fails with {}", self.words(code))))
+            }
             _ => Err(Error::new(Kind::Cuda, format!("CUDA: {what} fails with {}", self.words(code)))),
         }
     }
 
-    /// The context that is current on this thread, and a number that no later context has, where the driver gives one.
+    /// The context that is current on this thread, and a number that no later context has.
     pub fn context(&self) -> Result<(Handle, u64)> {
         let (mut context, mut id) = (ptr::null_mut(), 0);
         // SAFETY: room for a handle.
@@ -185,10 +199,8 @@ impl Driver {
                 "no CUDA context is current on this thread: cudaSetDevice, or whatever made the logits, makes one so",
             ));
         }
-        if let Some(context_id) = self.context_id {
-            // SAFETY: a context, and room for a number.
-            self.check(unsafe { context_id(context, &mut id) }, "cuCtxGetId")?;
-        }
+        // SAFETY: a context, and room for a number.
+        self.check(unsafe { (self.context_id)(context, &mut id) }, "cuCtxGetId")?;
         Ok((context, id))
     }
 
@@ -210,6 +222,29 @@ impl Driver {
         // SAFETY: as before.
         unsafe { (self.exchange_capture_mode)(&mut mode) };
         result
+    }
+
+    /// Loads a function now: the driver would do so at its first launch, which may be captured.
+    pub fn load_now(&self, function: Handle) -> Result<()> {
+        const REGISTERS: i32 = 4;
+        let mut registers = 0;
+        // SAFETY: a function, and room for a number.
+        let code = unsafe {
+            match self.load_function {
+                Some(load) => load(function),
+                None => (self.function_attribute)(&mut registers, REGISTERS, function),
+            }
+        };
+        self.check(code, "cuFuncLoad")
+    }
+
+    /// The number of the device that a pointer's memory is on, where it is on one.
+    pub fn device_of(&self, pointer: DevicePtr) -> Option<i32> {
+        const DEVICE_ORDINAL: i32 = 9;
+        let mut device = 0;
+        // SAFETY: room for a number.
+        let code = unsafe { (self.pointer_attribute)((&raw mut device).cast(), DEVICE_ORDINAL, pointer) };
+        (code == 0).then_some(device)
     }
 
     /// What kind of memory a pointer leads to.

@@ -4,6 +4,7 @@ mod abi;
 mod device;
 mod driver;
 mod flight;
+mod made;
 pub mod slots;
 
 pub use device::{Device, Logits, all};

@@ -2,10 +2,12 @@
 //! are bound to its slots when it is replayed. Each slot has a ring of landings, which the host empties.
 
 use std::sync::Mutex;
+use std::sync::atomic::{Ordering, fence};
 
 use super::abi::{Landing, Requests};
-use super::device::{Device, Logits, look, pinned, zeroed};
+use super::device::{Device, Logits, look};
 use super::driver::{DevicePtr, Driver};
+use super::made::Made;
 use crate::error::Result;
 use crate::metrics::{State, Wanted};
 use crate::sync::lock;
@@ -64,9 +66,11 @@ unsafe impl Send for Rings {}
 unsafe impl Sync for Rings {}
 
 impl Rings {
-    pub(super) fn new(driver: &Driver) -> Result<Self> {
-        let (landings, landings_on_device) = pinned(driver, COUNT * RING as usize * size_of::<Landing>())?;
-        let counts = zeroed(driver, COUNT * size_of::<u32>())?;
+    pub(super) fn new(driver: &'static Driver) -> Result<Self> {
+        let mut made = Made::new(driver);
+        let counts = made.zeroed(COUNT * size_of::<u32>())?;
+        let (landings, landings_on_device) = made.pinned(COUNT * RING as usize * size_of::<Landing>())?;
+        made.keep();
         let seen = Mutex::new(vec![0; COUNT].into());
         Ok(Rings { landings: landings.cast(), landings_on_device, counts, seen })
     }
@@ -85,7 +89,8 @@ impl Rings {
             landings: self.landings_on_device,
             ..device.requests_for_slots()
         };
-        device.launch(logits, &requests, store.rows)
+        // Of a row's splits a slot's ticket counts as many in each launch, be it for many rows or few.
+        device.launch(logits, &requests, store.rows, device.most_splits(logits))
     }
 
     /// What comes next in a slot's ring. It stays there until it is [passed](Self::pass).
@@ -98,6 +103,8 @@ impl Rings {
         if done == expected {
             // SAFETY: a landing that lives. The GPU may be writing it: then what was read is thrown away.
             let copy = unsafe { (&raw const *landing).read_volatile() };
+            // What was read was read before the next look.
+            fence(Ordering::Acquire);
             if look(&landing.done) == expected {
                 let Landing { state, token_index, temperature, metrics, .. } = copy;
                 return Next::Record(Landed { state, token_index, temperature, wanted: wanted(metrics) });

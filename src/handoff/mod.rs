@@ -4,6 +4,7 @@
 mod cargo;
 mod slots;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
 use crate::panics;
 use crate::process::{self, with_signals_blocked};
-use crate::redis::{Client, Write};
+use crate::redis::{self, Client, Write};
 use crate::sync::{lock, wait_until};
 
 /// While something is under way the thread looks so often; for so long after that it does so by itself, so that no step of a
@@ -29,6 +30,9 @@ const LINGER: Duration = Duration::from_millis(100);
 
 /// What is between the GPU and the queue in this process.
 pub struct Handoff {
+    /// Held while something is launched, so that journeys begin in the order of their launches. The driver may block there, for
+    /// which nobody else should wait.
+    launching: Mutex<()>,
     state: Mutex<State>,
     /// The thread waits here.
     work: Condvar,
@@ -42,8 +46,8 @@ pub struct Handoff {
 struct State {
     /// In the order of their launches.
     air: VecDeque<Journey>,
-    /// The one whose records are being queued, which is not in the air then.
-    unloading: Option<u64>,
+    /// The one that the thread has taken out to queue its records, or to ask the driver what became of it.
+    outside: Option<u64>,
     /// The number of the last journey.
     last: u64,
     spare: Vec<Cargo>,
@@ -62,6 +66,11 @@ pub struct Journey {
     number: u64,
     /// How many records are queued already.
     queued: usize,
+}
+
+thread_local! {
+    /// Whether this is the thread that looks.
+    static IS_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
 static CURRENT: ArcSwapOption<Handoff> = ArcSwapOption::const_empty();
@@ -103,9 +112,17 @@ pub fn settle(client: &Arc<Client>, id: Option<&str>, deadline: Instant) -> Resu
     if_any().map_or(Ok(()), |handoff| handoff.settle(client, id, deadline))
 }
 
+/// What slots still hold goes with the pool: it is lost.
+pub fn abandon_slots(client: &Arc<Client>) {
+    if let Some(handoff) = if_any() {
+        handoff.slots.abandon(client);
+    }
+}
+
 impl Handoff {
     fn new() -> Self {
         Handoff {
+            launching: Mutex::default(),
             state: Mutex::default(),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -128,14 +145,15 @@ impl Handoff {
         if let Err(error) = self.start() {
             return Err(Box::new((error, journey)));
         }
-        // Under the lock, so that what is launched first on a stream is looked at first.
-        let mut state = lock(&self.state);
+        let launching = lock(&self.launching);
         if let Err(error) = launch(&mut journey.flight) {
             return Err(Box::new((error, journey)));
         }
+        let mut state = lock(&self.state);
         state.last += 1;
         journey.number = state.last;
         state.air.push_back(journey);
+        drop(launching);
         self.wake(state);
         Ok(())
     }
@@ -191,18 +209,26 @@ impl Handoff {
     }
 
     fn settle(&self, client: &Arc<Client>, id: Option<&str>, deadline: Instant) -> Result<()> {
-        self.slots.look();
+        let in_flight = |why| Err(Error::new(Kind::Timeout, format!("records are still in flight on the GPU: {why}")));
+        // The thread itself, in a log callback, would wait in vain.
+        let deadline = if IS_THREAD.get() { Instant::now() } else { deadline };
+        while !self.slots.look(client, id) {
+            if Instant::now() >= deadline {
+                return in_flight("the queue is full");
+            }
+            thread::sleep(DOZE);
+        }
         let mut state = lock(&self.state);
         let last = state.last;
         let concerns = |journey: &Journey| {
             let is_its = || id.is_none_or(|id| journey.cargo.ids().any(|other| other == id));
             journey.number <= last && Arc::ptr_eq(&journey.client, client) && is_its()
         };
-        while state.unloading.is_some_and(|number| number <= last) || state.air.iter().any(concerns) {
-            state = wait_until(&self.progress, state, deadline).ok_or_else(|| {
-                let why = "its stream has not got there, or the queue is full";
-                Error::new(Kind::Timeout, format!("records are still in flight on the GPU: {why}"))
-            })?;
+        while state.outside.is_some_and(|number| number <= last) || state.air.iter().any(concerns) {
+            match wait_until(&self.progress, state, deadline) {
+                Some(guard) => state = guard,
+                None => return in_flight("its stream has not got there, or the queue is full"),
+            }
         }
         Ok(())
     }
@@ -210,9 +236,14 @@ impl Handoff {
     // --- the thread ---
 
     fn run(&self) {
+        IS_THREAD.set(true);
+        // It may have ended in a panic before.
+        lock(&self.state).outside = None;
         let mut busy = Instant::now();
         loop {
-            self.slots.look();
+            if let Ok(client) = redis::current() {
+                self.slots.look(&client, None);
+            }
             if self.look() {
                 busy = Instant::now();
             }
@@ -225,6 +256,7 @@ impl Handoff {
             }
         }
     }
+
     /// Queues what has landed. Whether there is more to come.
     fn look(&self) -> bool {
         // What is behind a flight on its stream comes behind it, even if it has landed a moment later.
@@ -232,33 +264,30 @@ impl Handoff {
         let mut i = 0;
         loop {
             let mut state = lock(&self.state);
-            let Some(journey) = state.air.get_mut(i) else { return !state.air.is_empty() };
-            let stream = journey.flight.stream();
-            let landed = if waiting.contains(&stream) { Ok(false) } else { journey.flight.has_landed(&journey.device) };
-            if let Ok(false) = landed {
+            let Some(journey) = state.air.get(i) else { return !state.air.is_empty() };
+            let (stream, flight) = (journey.flight.stream(), &journey.flight);
+            if waiting.contains(&stream) || !(flight.is_here(&journey.device) || flight.is_overdue()) {
                 waiting.push(stream);
                 i += 1;
                 continue;
             }
             let Some(mut journey) = state.air.remove(i) else { return false };
-            state.unloading = Some(journey.number);
-            // Whoever listens to the log may call the library.
+            state.outside = Some(journey.number);
+            // The driver may block, and whoever listens to the log may call the library.
             drop(state);
-            let is_over = match landed {
-                Ok(_) => journey.unload(),
-                Err(error) => journey.is_lost(error),
-            };
+            let is_over = panics::contain(|| journey.land()).unwrap_or_else(|panic| journey.is_lost(panic));
             let mut state = lock(&self.state);
-            state.unloading = None;
+            state.outside = None;
             if is_over {
                 drop(state);
                 self.ground(&journey.device, journey.flight, journey.cargo);
-                self.progress.notify_all();
             } else {
                 state.air.insert(i, journey);
+                drop(state);
                 waiting.push(stream);
                 i += 1;
             }
+            self.progress.notify_all();
         }
     }
 }
@@ -266,6 +295,16 @@ impl Handoff {
 impl Journey {
     pub fn new(client: &Arc<Client>, device: &Arc<Device>, flight: Flight, cargo: Cargo) -> Self {
         Journey { client: client.clone(), device: device.clone(), flight, cargo, number: 0, queued: 0 }
+    }
+
+    /// Queues its records if they are there. True when nothing more is to be done.
+    fn land(&mut self) -> bool {
+        let landed = if self.flight.is_here(&self.device) { Ok(true) } else { self.flight.ask(&self.device) };
+        match landed {
+            Ok(true) => self.unload(),
+            Ok(false) => false,
+            Err(error) => self.is_lost(error),
+        }
     }
 
     /// Queues the records for which there is room. True when all are.

@@ -75,20 +75,42 @@ impl Slots {
         is_drained
     }
 
-    /// Queues what has landed. Without an open pool it stays where it is.
-    pub fn look(&self) {
+    /// Queues what has landed; of one request, if `id` is given. False where there was no room for all.
+    pub fn look(&self, client: &Client, id: Option<&str>) -> bool {
         if !self.are_bound() {
-            return;
+            return true;
         }
-        let Ok(client) = redis::current() else { return };
-        let mut losses = Losses::new();
+        let (mut losses, mut is_drained) = (Losses::new(), true);
         let bound = lock(&self.bound);
-        for (slot, id) in bound.iter().enumerate().filter_map(|(slot, id)| Some((slot, id.as_deref()?))) {
-            drain(Some(&client), slot, id, &mut losses);
+        for (slot, bound_to) in bound.iter().enumerate().filter_map(|(slot, id)| Some((slot, id.as_deref()?))) {
+            if id.is_none_or(|id| id == bound_to) {
+                is_drained &= drain(Some(client), slot, bound_to, &mut losses) == Drained::Yes;
+            }
         }
         drop(bound);
-        tell(Some(&client), losses);
+        tell(Some(client), losses);
+        is_drained
     }
+
+    /// Gives up what has landed.
+    pub fn abandon(&self, client: &Client) {
+        let bound = lock(&self.bound);
+        let slots = (0..bound.len()).filter(|slot| bound[*slot].is_some());
+        let left: u64 = slots.map(skip).sum();
+        drop(bound);
+        if left > 0 {
+            give_up(
+                Some(client),
+                left,
+                Error::new(Kind::NotOpen, "the pool was closed before there was room for them"),
+            );
+        }
+    }
+}
+
+/// Leaves out what has landed of a slot, on all devices; returns how many records.
+fn skip(slot: usize) -> u64 {
+    cuda::all().iter().filter_map(|device| device.rings_if_any().map(|rings| rings.skip(slot))).sum()
 }
 
 /// Queues all that has landed of a slot, on all devices.

@@ -37,6 +37,7 @@ enum Code {
 struct Context {
     std::uint64_t id;
     std::atomic<int> fault{0};
+    int device = 0;
 };
 
 struct Launch {
@@ -135,6 +136,7 @@ struct Range {
     bool is_managed;
     void *mapping;
     std::size_t mapped;
+    int device = 0;
 };
 
 std::mutex mutex;
@@ -144,6 +146,7 @@ std::map<std::string, unsigned long, std::less<>> calls;
 std::map<std::string, int, std::less<>> failures;
 std::map<Context *, Stream *> default_streams;
 std::atomic<int> captures{0};
+std::vector<Stream *> captured;
 std::uint64_t contexts = 0;
 std::atomic<bool> drops{false};
 bool is_initialized = false;
@@ -151,7 +154,6 @@ bool is_initialized = false;
 thread_local std::vector<Context *> current;
 // 0: global, 1: by thread, 2: relaxed.
 thread_local int capture_mode = 0;
-thread_local std::vector<Stream *> captured_here;
 
 int begin(const char *function) {
     const std::lock_guard<std::mutex> lock(mutex);
@@ -189,7 +191,8 @@ int forbidden_in_captures() {
     if (captures == 0 || capture_mode == 2) {
         return SUCCESS;
     }
-    for (Stream *stream : captured_here) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (Stream *stream : captured) {
         stream->is_broken = true;
     }
     return CAPTURE_UNSUPPORTED;
@@ -212,7 +215,7 @@ std::uintptr_t map(std::size_t size, Kind kind, bool is_managed) {
     std::memset(mapping, 0xee, pages);
     const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(mapping) + (pages - (size + 255) / 256 * 256);
     const std::lock_guard<std::mutex> lock(mutex);
-    memory[address] = Range{size, kind, is_managed, mapping, pages + page};
+    memory[address] = Range{size, kind, is_managed, mapping, pages + page, context()->device};
     return address;
 }
 
@@ -286,9 +289,10 @@ int cuGetErrorString(int code, const char **text) {
     return code == SUCCESS ? INVALID_VALUE : SUCCESS;
 }
 
-int cuCtxCreate_v2(void **out, unsigned, int) {
+int cuCtxCreate_v2(void **out, unsigned, int device) {
     BEGIN("cuCtxCreate")
     current.push_back(new Context{++contexts});
+    current.back()->device = device;
     *out = current.back();
     return SUCCESS;
 }
@@ -348,7 +352,7 @@ int cuCtxPopCurrent_v2(void **out) {
 
 int cuCtxGetDevice(int *device) {
     BEGIN("cuCtxGetDevice")
-    *device = 0;
+    *device = context() == nullptr ? 0 : context()->device;
     return in_context();
 }
 
@@ -380,6 +384,9 @@ int cuPointerGetAttribute(void *value, int attribute, std::uint64_t pointer) {
     case 8:
         *static_cast<bool *>(value) = range.is_managed;
         return SUCCESS;
+    case 9:
+        *static_cast<int *>(value) = range.device;
+        return SUCCESS;
     default:
         return INVALID_VALUE;
     }
@@ -394,6 +401,18 @@ int cuModuleLoadData(void **module, const void *image) {
         return INVALID_VALUE;
     }
     *module = context();
+    return SUCCESS;
+}
+
+int cuModuleUnload(void *) {
+    BEGIN("cuModuleUnload")
+    return SUCCESS;
+}
+
+int cuFuncGetAttribute(int *value, int, void *) {
+    BEGIN("cuFuncGetAttribute")
+    CHECK(forbidden_in_captures())
+    *value = 64;
     return SUCCESS;
 }
 
@@ -456,7 +475,14 @@ int cuMemHostRegister_v2(void *pointer, std::size_t size, unsigned) {
     CHECK(in_context())
     CHECK(forbidden_in_captures())
     const std::lock_guard<std::mutex> lock(mutex);
-    memory[reinterpret_cast<std::uintptr_t>(pointer)] = Range{size, Kind::Host, false, nullptr, 0};
+    memory[reinterpret_cast<std::uintptr_t>(pointer)] = Range{size, Kind::Host, false, nullptr, 0, 0};
+    return SUCCESS;
+}
+
+int cuMemHostUnregister(void *pointer) {
+    BEGIN("cuMemHostUnregister")
+    const std::lock_guard<std::mutex> lock(mutex);
+    memory.erase(reinterpret_cast<std::uintptr_t>(pointer));
     return SUCCESS;
 }
 
@@ -536,7 +562,8 @@ int cuStreamBeginCapture_v2(void *stream, int) {
     Stream *const of = stream_of(stream);
     of->capture = std::make_unique<Graph>();
     of->is_broken = false;
-    captured_here.push_back(of);
+    const std::lock_guard<std::mutex> lock(mutex);
+    captured.push_back(of);
     ++captures;
     return SUCCESS;
 }
@@ -545,7 +572,8 @@ int cuStreamEndCapture(void *stream, void **graph) {
     BEGIN("cuStreamEndCapture")
     Stream *const of = stream_of(stream);
     *graph = of->capture.release();
-    captured_here.clear();
+    const std::lock_guard<std::mutex> lock(mutex);
+    captured.clear();
     --captures;
     return of->is_broken ? CAPTURE_INVALIDATED : SUCCESS;
 }
@@ -588,8 +616,15 @@ int cuEventElapsedTime(float *milliseconds, void *, void *) {
     return SUCCESS;
 }
 
+int cuEventDestroy_v2(void *handle) {
+    BEGIN("cuEventDestroy")
+    delete static_cast<Event *>(handle);
+    return SUCCESS;
+}
+
 int cuEventQuery(void *handle) {
     BEGIN("cuEventQuery")
+    CHECK(forbidden_in_captures())
     const Event *const event = static_cast<Event *>(handle);
     if (event->context != nullptr && event->context->fault != SUCCESS) {
         return event->context->fault;
