@@ -83,12 +83,13 @@ TEST(StatusName, IsThatOfTheConstant) {
     EXPECT_NAME(PITA_ERR_GAP);
     EXPECT_NAME(PITA_ERR_QUEUE_FULL);
     EXPECT_NAME(PITA_ERR_UNSUPPORTED);
+    EXPECT_NAME(PITA_ERR_CUDA);
     EXPECT_NAME(PITA_ERR_PANIC);
 #undef EXPECT_NAME
 }
 
 TEST(StatusName, IsUnknownForANumberThatIsNoStatus) {
-    for (const pita_status_t status : {1, -14, -126, -128, INT32_MIN, INT32_MAX}) {
+    for (const pita_status_t status : {1, -15, -126, -128, INT32_MIN, INT32_MAX}) {
         EXPECT_STREQ(pita_status_name(status), "PITA_ERR_UNKNOWN") << status;
     }
 }

@@ -58,6 +58,20 @@ AT(pita_stats_t, store_latency, 104);
 AT(pita_stats_t, round_trip_latency, 144);
 AT(pita_stats_t, kernel, 184);
 AT(pita_stats_t, reconnects, 192);
+
+SIZE(pita_slot_batch_t, 88);
+AT(pita_slot_batch_t, struct_size, 0);
+AT(pita_slot_batch_t, logits, 8);
+AT(pita_slot_batch_t, dtype, 16);
+AT(pita_slot_batch_t, metrics, 20);
+AT(pita_slot_batch_t, rows, 24);
+AT(pita_slot_batch_t, vocab_size, 32);
+AT(pita_slot_batch_t, row_stride, 40);
+AT(pita_slot_batch_t, stream, 48);
+AT(pita_slot_batch_t, slots, 56);
+AT(pita_slot_batch_t, temperatures, 64);
+AT(pita_slot_batch_t, token_indices, 72);
+AT(pita_slot_batch_t, out, 80);
 #endif
 
 VALUE(PITA_OK, 0);
@@ -74,6 +88,7 @@ VALUE(PITA_ERR_BUFFER_TOO_SMALL, -10);
 VALUE(PITA_ERR_GAP, -11);
 VALUE(PITA_ERR_QUEUE_FULL, -12);
 VALUE(PITA_ERR_UNSUPPORTED, -13);
+VALUE(PITA_ERR_CUDA, -14);
 VALUE(PITA_ERR_PANIC, -127);
 VALUE(PITA_METRIC_NORMALIZATION, 1u);
 VALUE(PITA_METRIC_ENTROPY, 2u);
@@ -83,6 +98,7 @@ VALUE(PITA_DTYPE_F16, 1u);
 VALUE(PITA_DTYPE_BF16, 2u);
 VALUE(PITA_DEVICE_CPU, 1u);
 VALUE(PITA_DEVICE_CUDA, 2u);
+VALUE(PITA_SLOT_COUNT, 1024u);
 VALUE(PITA_LOG_ERROR, 3);
 VALUE(PITA_LOG_WARNING, 4);
 VALUE(PITA_LOG_INFO, 6);
