@@ -109,6 +109,17 @@
  *
  * A forked child can use no CUDA context of its parent's.
  *
+ * SENTINEL AND REPLICAS
+ *
+ * With redis+sentinel:// the sentinels are asked for the master of the service, one after the other, for each new
+ * connection. A server that is lost, or refuses writes because it became a replica, counts as away: the sentinels are asked
+ * again until the next master answers, and calls fail at once until then; write=behind rides over it.
+ *
+ * Replication is asynchronous: what a master said was stored may be lost with it. Stores behind that are PITA_ERR_GAP. A list
+ * that was taken a moment before may come back. With wait_replicas=N a store waits until N replicas have it, half of timeout_ms
+ * at most (WAIT); where they do not, an indexed one is tried again until time runs out, and both kinds are
+ * PITA_ERR_UNCERTAIN then. So N=1 with two servers means that nothing is OK while one is gone.
+ *
  * LOG
  *
  * pita_set_log_callback gets the library's lines; without it the library is silent. Levels are those of syslog:
@@ -126,6 +137,8 @@
  *     redis://[[user][:password]@]host[:port][/db][?option=value&...]
  *     rediss://...                                     the same over TLS
  *     redis+unix:///path/to/socket[?db=0&user=..&pass=..&option=value&...]      unix:// is the same
+ *     redis+sentinel://[[user][:password]@]host[:port][,host[:port]...]/service[/db][?option=value&...]
+ *     rediss+sentinel://...                            the same over TLS, to the sentinels too
  *
  *     pool_size           8      connections at most, made when needed; with write=behind one more
  *     connect_timeout_ms  500    for making a connection
@@ -138,6 +151,9 @@
  *     autostart           0      1: where nothing listens, pita_redis_open starts a private redis-server or
  *                                valkey-server from PATH: in memory, on loopback only, ended with the process that
  *                                started it. The host must be this machine
+ *     wait_replicas       0      a store is OK when so many replicas have it; see below
+ *     sentinel_user              for redis+sentinel://: for logging in to the sentinels, where they want that; user and
+ *     sentinel_pass              password are the servers'
  *     tls_ca                     for rediss://: a PEM file of the certificate authorities to trust, and no others;
  *                                without it, those that the system trusts
  *

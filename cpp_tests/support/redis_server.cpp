@@ -117,6 +117,12 @@ bool RedisServer::start() {
     if (kind_ == Port::tls) {
         words.insert(words.end(), {"--port", "0"});
     }
+    if (kind_ == Port::sentinel) {
+        // It writes what it learns into a file.
+        const std::string file = directory_ + "/sentinel.conf";
+        std::ofstream(file, std::ios::app).flush();
+        words.insert(words.begin() + 1, {file, "--sentinel"});
+    }
     words.insert(words.end(), {"--bind", "127.0.0.1", "--unixsocket", socket_path(), "--dir", directory_, "--logfile",
                                directory_ + "/redis.log", "--save", "", "--appendonly", "no"});
     words.insert(words.end(), options_.begin(), options_.end());

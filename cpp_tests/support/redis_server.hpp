@@ -15,8 +15,8 @@ namespace support {
 // Throws std::runtime_error.
 class RedisServer {
   public:
-    // How the port is served. The unix socket is never encrypted.
-    enum class Port { plain, tls };
+    // How the port is served, and by what. The unix socket is never encrypted.
+    enum class Port { plain, tls, sentinel };
 
     // Options are words of redis-server's command line, such as {"--requirepass", "secret"}.
     explicit RedisServer(std::vector<std::string> options = {}, Port kind = Port::plain);

@@ -1,7 +1,8 @@
-//! From the configured address to a connected socket, all by a deadline.
+//! From an address to a connected socket, all by a deadline.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread;
@@ -9,7 +10,6 @@ use std::time::Instant;
 
 use socket2::SockAddr;
 
-use super::config::Address;
 use super::socket::{Socket, remaining};
 use crate::process::{self, with_signals_blocked};
 
@@ -32,11 +32,17 @@ fn end_lookup() {
     UNDER_WAY.fetch_sub(1, Relaxed);
 }
 
+/// One server's.
+pub enum Place<'a> {
+    Tcp { host: &'a str, port: u16 },
+    Unix(&'a Path),
+}
+
 /// Connects to the first of the host's addresses that answers.
-pub fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
-    let addresses = match address {
-        Address::Unix(path) => vec![SockAddr::unix(path)?],
-        Address::Tcp { host, port } => resolve(host, *port, deadline)?.into_iter().map(SockAddr::from).collect(),
+pub fn connect(place: &Place<'_>, deadline: Instant) -> io::Result<Socket> {
+    let addresses = match *place {
+        Place::Unix(path) => vec![SockAddr::unix(path)?],
+        Place::Tcp { host, port } => resolve(host, port, deadline)?.into_iter().map(SockAddr::from).collect(),
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for (i, address) in addresses.iter().enumerate() {

@@ -45,7 +45,7 @@ pub fn ensure(config: &Config) -> Result<()> {
     }
     config.check_autostart()?;
     let _lock = match &config.address {
-        Address::Tcp { .. } => None,
+        Address::Tcp { .. } | Address::Sentinel(_) => None,
         Address::Unix(path) => Some(lock_beside(path, deadline)?),
     };
     if is_there(&means, config.connect_timeout)? {
@@ -250,6 +250,8 @@ fn settings(config: &Config) -> String {
             let path = path.to_string_lossy();
             lines.extend(["port 0".into(), format!("unixsocket {}", quoted(&path)), "unixsocketperm 700".into()]);
         }
+        // Refused before.
+        Address::Sentinel(_) => {}
     }
     lines.push(format!("databases {}", (config.db + 1).max(16)));
     let user = config.username.as_deref().filter(|user| *user != "default");

@@ -11,7 +11,7 @@ use redis::Value;
 use super::breaker::Breaker;
 use super::claims::{CLOCK_MARGIN, DoubtfulClaims};
 use super::config::Config;
-use super::connection::{Exchange, Refusal, refused};
+use super::connection::{Exchange, Refusal, is_readonly, refused};
 use super::pipeline::Pipeline;
 use super::pool::{Lease, Pool};
 use super::socket::{Patience, close_in_children};
@@ -206,7 +206,7 @@ impl Client {
         let mut connection = self.lend(pool, patience.deadline)?;
         let pipeline = pack(connection.server_time(patience.deadline));
         let start = Instant::now();
-        let exchange = connection.exchange(&pipeline.packed, pipeline.len(), patience);
+        let mut exchange = connection.exchange(&pipeline.packed, pipeline.len(), patience);
         let took = start.elapsed();
         self.stats.round_trips.record(took);
         self.stats.bytes_sent.fetch_add(exchange.sent as u64, Relaxed);
@@ -217,6 +217,9 @@ impl Client {
         if is_new {
             log::emit(Level::Debug, || format!("connected to {}", self.pool.config()));
         }
+        if self.pool.config().has_failovers() {
+            self.follow_failover(&pipeline, &mut exchange);
+        }
         if let Some(error) = &exchange.failure {
             log::emit_limited(&BROKEN, Level::Warning, || format!("{}: {error}", self.pool.config()));
             if error.kind == Kind::Timeout {
@@ -224,6 +227,18 @@ impl Client {
             }
         }
         Ok((pipeline, exchange))
+    }
+
+    /// A server that became a replica refuses what it gets from then on: it was not sent, as far as its callers are concerned, and
+    /// the master is elsewhere.
+    fn follow_failover(&self, pipeline: &Pipeline, exchange: &mut Exchange) {
+        let Some(first) = exchange.replies.iter().position(is_readonly) else { return };
+        let message = format!("{}: the server is no master any more", self.pool.config());
+        let error = Error::new(Kind::Unavailable, message);
+        exchange.replies.truncate(first);
+        exchange.sent = pipeline.before(first);
+        self.went_away(&error);
+        exchange.failure = Some(error);
     }
 
     fn lend<'p>(&self, pool: &'p Pool, deadline: Instant) -> Result<Lease<'p>> {

@@ -19,6 +19,21 @@ pub enum Address {
     Tcp { host: String, port: u16 },
     /// The path of a unix socket.
     Unix(PathBuf),
+    /// Wherever the sentinels say that the master is.
+    Sentinel(Sentinels),
+}
+
+/// Who knows where the master is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinels {
+    /// Their host names or addresses, and ports; at least one.
+    pub hosts: Vec<(String, u16)>,
+    /// What they call the master.
+    pub service: String,
+    /// For logging in to them; `None` is their default user.
+    pub username: Option<String>,
+    /// `None` where they want no log-in.
+    pub password: Option<String>,
 }
 
 /// Everything that can be set. Two pools with equal settings are the same pool.
@@ -50,6 +65,8 @@ pub struct Config {
     pub tls: Option<Authorities>,
     /// Whether to start a server where none listens.
     pub autostart: bool,
+    /// How many replicas must have a record before it counts as stored.
+    pub wait_replicas: u32,
 }
 
 /// What a URL looks like.
@@ -75,7 +92,13 @@ impl Config {
             queue: 65536,
             tls: None,
             autostart: false,
+            wait_replicas: 0,
         }
+    }
+
+    /// Whether the server that is talked to may become a replica, and another one be the master.
+    pub fn has_failovers(&self) -> bool {
+        matches!(self.address, Address::Sentinel(_))
     }
 
     /// Reads `REDIS_URL`, or else `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`, `REDIS_USERNAME` and `REDIS_PASSWORD`.
@@ -117,12 +140,14 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads `redis://[[user][:password]@]host[:port][/db][?option=value&...]`, the same with `rediss` for TLS, or
-    /// `redis+unix:///path[?db=0&user=..&pass=..&option=value]` (`unix://` is the same).
+    /// Reads `redis://[[user][:password]@]host[:port][/db][?option=value&...]`, the same with `rediss` for TLS,
+    /// `redis+unix:///path[?db=0&user=..&pass=..&option=value]` (`unix://` is the same), or
+    /// `redis+sentinel://[[user][:password]@]host[:port][,host[:port]...]/service[/db][?option=value&...]`.
     pub fn from_url(text: &str) -> Result<Self> {
         // The text is never quoted: it may hold a password.
         let unreadable = |why: &str| Error::config(format!("the URL cannot be read: {why}; expected {EXAMPLE}"));
-        let url = Url::parse(text).map_err(|error| match error {
+        let (first, others) = split_hosts(text);
+        let url = Url::parse(&first).map_err(|error| match error {
             url::ParseError::RelativeUrlWithoutBase => unreadable("it has no scheme"),
             error => unreadable(&error.to_string()),
         })?;
@@ -131,6 +156,9 @@ impl Config {
         }
         if url.fragment().is_some() {
             return Err(Error::config("the URL has a '#'; in a user name, password or prefix write it as %23"));
+        }
+        if !others.is_empty() && !url.scheme().ends_with("sentinel") && !url.scheme().ends_with("cluster") {
+            return Err(Error::config("the URL has several hosts, separated by ',': only sentinels are several"));
         }
         // Of a password that was not written as a URL wants it, the rest is found in these parts.
         let is_unix = url.scheme().ends_with("unix");
@@ -142,11 +170,17 @@ impl Config {
             "redis" => Self::from_tcp_url(&url)?,
             "rediss" => Config { tls: Some(Authorities::System), ..Self::from_tcp_url(&url)? },
             "unix" | "redis+unix" => Self::from_unix_url(&url)?,
-            scheme @ ("redis+cluster" | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel") => {
+            "redis+sentinel" => Self::from_sentinel_url(&url, &others)?,
+            "rediss+sentinel" => Config { tls: Some(Authorities::System), ..Self::from_sentinel_url(&url, &others)? },
+            scheme @ ("redis+cluster" | "rediss+cluster") => {
                 return Err(Error::config(format!("the URL's scheme {scheme:?} is not supported yet")));
             }
             // Not quoted: in "user:password@host" it is the user.
-            _ => return Err(Error::config("the URL's scheme is none of redis, rediss, redis+unix, unix")),
+            _ => {
+                return Err(Error::config(
+                    "the URL's scheme is none of redis, rediss, redis+unix, unix, redis+sentinel, rediss+sentinel",
+                ));
+            }
         };
         config.read_options(&url)?;
         if config.autostart {
@@ -161,6 +195,7 @@ impl Config {
             _ if self.tls.is_some() => {
                 Err(Error::config("autostart=1 starts a server without TLS, but the URL has rediss"))
             }
+            Address::Sentinel(_) => Err(Error::config("autostart=1 starts a server, but the URL has sentinels")),
             Address::Tcp { host, .. } if !is_loopback(host) => Err(Error::config(format!(
                 "autostart=1 starts a server here, but the host {host:?} is another machine"
             ))),
@@ -169,25 +204,43 @@ impl Config {
     }
 
     fn from_tcp_url(url: &Url) -> Result<Self> {
-        let host = match url.host() {
-            None => "localhost".to_string(),
-            Some(url::Host::Ipv6(address)) => address.to_string(),
-            Some(host) => decode("host", &host.to_string())?,
-        };
-        let port = url.port().unwrap_or(6379);
-        if port == 0 {
-            return Err(Error::config("the URL's port is 0: must be a whole number from 1 to 65535"));
-        }
+        let (host, port) = host_and_port(url, 6379)?;
         let mut config = Self::at(Address::Tcp { host, port });
-        if !url.username().is_empty() {
-            config.username = Some(decode("user name", url.username())?);
-        }
-        config.password = url.password().map(|text| decode("password", text)).transpose()?;
+        config.read_login(url)?;
         let path = url.path().trim_start_matches('/');
         if !path.is_empty() {
             config.db = db("the URL's database", path)?;
         }
         Ok(config)
+    }
+
+    /// `url` has the first sentinel, `others` are the other ones.
+    fn from_sentinel_url(url: &Url, others: &[&str]) -> Result<Self> {
+        const PORT: u16 = 26379;
+        let mut hosts = vec![host_and_port(url, PORT)?];
+        for other in others {
+            let url = Url::parse(&format!("redis://{other}")).ok().filter(|url| url.has_host());
+            let url = url.ok_or_else(|| Error::config("the URL has a sentinel that is no host or host:port"))?;
+            hosts.push(host_and_port(&url, PORT)?);
+        }
+        let path = url.path().trim_start_matches('/');
+        let (service, number) = path.split_once('/').unwrap_or((path, "0"));
+        let service = decode("service", service)?;
+        if service.is_empty() {
+            return Err(Error::config("the URL names no service: redis+sentinel://host:port/service"));
+        }
+        let mut config = Self::at(Address::Sentinel(Sentinels { hosts, service, username: None, password: None }));
+        config.read_login(url)?;
+        config.db = db("the URL's database", number)?;
+        Ok(config)
+    }
+
+    fn read_login(&mut self, url: &Url) -> Result<()> {
+        if !url.username().is_empty() {
+            self.username = Some(decode("user name", url.username())?);
+        }
+        self.password = url.password().map(|text| decode("password", text)).transpose()?;
+        Ok(())
     }
 
     fn from_unix_url(url: &Url) -> Result<Self> {
@@ -232,21 +285,31 @@ impl Config {
                     Some(authorities) => *authorities = Authorities::File(value),
                     None => return Err(Error::config("tls_ca is given, but the URL's scheme is not rediss")),
                 },
+                "wait_replicas" => self.wait_replicas = number(name, &value, 0, 1000)? as u32,
+                "sentinel_user" | "sentinel_pass" => match &mut self.address {
+                    Address::Sentinel(sentinels) if name == "sentinel_user" => sentinels.username = Some(value),
+                    Address::Sentinel(sentinels) => sentinels.password = Some(value),
+                    _ => return Err(Error::config(format!("{name} is given, but the URL has no sentinels"))),
+                },
                 "db" if is_unix => self.db = db("db", &value)?,
                 "db" => return Err(Error::config("db is for unix sockets; here the database follows the host: /2")),
                 "user" if is_unix => self.username = Some(value),
                 "pass" if is_unix => self.password = Some(value),
                 _ => {
-                    let known =
-                        "pool_size, connect_timeout_ms, timeout_ms, ttl_s, prefix, write, queue, autostart, tls_ca";
-                    let unix = if is_unix { ", db, user, pass" } else { "" };
+                    let known = "pool_size, connect_timeout_ms, timeout_ms, ttl_s, prefix, write, queue, autostart, tls_ca, \
+                                 wait_replicas";
+                    let more = match self.address {
+                        Address::Unix(_) => ", db, user, pass",
+                        Address::Sentinel(_) => ", sentinel_user, sentinel_pass",
+                        Address::Tcp { .. } => "",
+                    };
                     let name = if url.query().is_some_and(|query| query.contains("pass=")) {
                         HIDDEN.into()
                     } else {
                         shown(name)
                     };
                     return Err(Error::config(format!(
-                        "the URL has an unknown parameter {name}; there are {known}{unix}"
+                        "the URL has an unknown parameter {name}; there are {known}{more}"
                     )));
                 }
             }
@@ -272,9 +335,32 @@ impl Config {
             ("queue", self.queue != other.queue),
             ("TLS", self.tls != other.tls),
             ("autostart", self.autostart != other.autostart),
+            ("wait_replicas", self.wait_replicas != other.wait_replicas),
         ];
         let names: Vec<&str> = differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
         names.join(", ")
+    }
+}
+
+/// A URL with the first of several hosts alone, and the others.
+fn split_hosts(url: &str) -> (String, Vec<&str>) {
+    let start = url.find("//").map_or(0, |at| at + 2);
+    let end = url.len() - behind_host(url).len();
+    let hosts = url[..end].rfind('@').map_or(start, |at| at + 1).max(start);
+    let mut each = url[hosts..end].split(',');
+    let first = each.next().unwrap_or("");
+    (format!("{}{first}{}", &url[..hosts], &url[end..]), each.collect())
+}
+
+fn host_and_port(url: &Url, usual: u16) -> Result<(String, u16)> {
+    let host = match url.host() {
+        None => "localhost".to_string(),
+        Some(url::Host::Ipv6(address)) => address.to_string(),
+        Some(host) => decode("host", &host.to_string())?,
+    };
+    match url.port().unwrap_or(usual) {
+        0 => Err(Error::config("the URL's port is 0: must be a whole number from 1 to 65535")),
+        port => Ok((host, port)),
     }
 }
 
@@ -340,15 +426,21 @@ fn prefix(text: String) -> Result<String> {
 /// The server, as messages name it: no user, no password.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         match &self.address {
-            Address::Tcp { host, port } => {
-                let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
-                let [open, close] = if host.contains(':') { ["[", "]"] } else { ["", ""] };
-                write!(f, "{scheme}://{open}{host}{close}:{port}/{}", self.db)
-            }
+            Address::Tcp { host, port } => write!(f, "{scheme}://{}/{}", place(host, *port), self.db),
             Address::Unix(path) => write!(f, "redis+unix://{}?db={}", path.display(), self.db),
+            Address::Sentinel(Sentinels { hosts, service, .. }) => {
+                let places: Vec<String> = hosts.iter().map(|(host, port)| place(host, *port)).collect();
+                write!(f, "{scheme}+sentinel://{}/{service}/{}", places.join(","), self.db)
+            }
         }
     }
+}
+
+/// A host and port as a URL has them.
+pub fn place(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]
@@ -438,6 +530,29 @@ mod tests {
     }
 
     #[test]
+    fn sentinels_are_several_hosts_and_a_service() {
+        let url = "redis+sentinel://us%40er:p%2Cw@a:1,[::1],b.example:3/main/2?sentinel_user=s&sentinel_pass=t&wait_replicas=1";
+        let sentinels = Sentinels {
+            hosts: vec![("a".into(), 1), ("::1".into(), 26379), ("b.example".into(), 3)],
+            service: "main".into(),
+            username: Some("s".into()),
+            password: Some("t".into()),
+        };
+        let expected = Config {
+            username: Some("us@er".into()),
+            password: Some("p,w".into()),
+            db: 2,
+            wait_replicas: 1,
+            ..Config::at(Address::Sentinel(sentinels))
+        };
+        let config = Config::from_url(url).unwrap();
+        assert_eq!(config, expected);
+        assert_eq!(config.to_string(), "redis+sentinel://a:1,[::1]:26379,b.example:3/main/2");
+        let alone = Config::from_url("rediss+sentinel://a/main").unwrap();
+        assert_eq!(alone.to_string(), "rediss+sentinel://a:26379/main/0");
+    }
+
+    #[test]
     fn unix_sockets_have_their_own_parameters() {
         let expected = Config {
             db: 4,
@@ -466,6 +581,14 @@ mod tests {
         assert!(refusal("redis://h?autostart=1").contains("another machine"));
         assert!(refusal("redis://h?tls_ca=/x").contains("tls_ca"));
         assert!(refusal("redis+cluster://h").contains("not supported yet"));
+        assert!(refusal("redis+sentinel://h").contains("no service"));
+        assert!(refusal("redis+sentinel://h,:x/s").contains("no host"));
+        assert!(refusal("redis+sentinel://h,b:0/s").contains("port is 0"));
+        assert!(refusal("redis+sentinel://h/s/x").contains("database is \"x\""));
+        assert!(refusal("redis+sentinel://h/s?autostart=1").contains("sentinels"));
+        assert!(refusal("redis://h?sentinel_pass=x").contains("no sentinels"));
+        assert!(refusal("redis://a,b").contains("several hosts"));
+        assert!(refusal("redis://h?wait_replicas=-1").contains("wait_replicas is \"-1\""));
         assert!(refusal("http://h").contains("scheme"));
         assert!(refusal("").contains("no scheme"));
         assert!(refusal("localhost").contains("no scheme"));
@@ -477,6 +600,9 @@ mod tests {
     fn no_message_holds_a_password() {
         for url in [
             "redis://user:se?cret@host",
+            "redis+sentinel://user:se,cret/@host/s",
+            "redis+sentinel://h,user:secret@b/s?colour=1",
+            "redis+sentinel://h/s?sentinel_pass=se&cret",
             "redis://user:12?cret@host",
             "redis://user:se#cret@host",
             "redis://user:se/cret@host",

@@ -7,10 +7,11 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use redis::{Parser, ServerError, ServerErrorKind, Value};
+use redis::{Cmd, Parser, ServerError, ServerErrorKind, Value};
 
-use super::address;
-use super::config::Config;
+use super::address::{self, Place};
+use super::config::{Address, Config, place};
+use super::sentinel;
 use super::socket::{Patience, Socket, Timed};
 use super::tls::{self, Tls};
 use crate::error::{Error, Kind, Result};
@@ -112,31 +113,43 @@ impl Connection {
         }
     }
 
-    fn connect(Means { config, tls }: &Means, deadline: Instant) -> Result<Self> {
-        let unavailable = |why: String| Error::new(Kind::Unavailable, format!("no connection to {config}: {why}"));
-        let socket = address::connect(&config.address, deadline);
-        let socket = socket.map_err(|error| unavailable(error.to_string()))?;
+    fn connect(means: &Means, deadline: Instant) -> Result<Self> {
+        let connected = match &means.config.address {
+            Address::Tcp { host, port } => Self::connect_to(&Place::Tcp { host, port: *port }, means, deadline),
+            Address::Unix(path) => Self::connect_to(&Place::Unix(path), means, deadline),
+            Address::Sentinel(sentinels) => sentinel::master(sentinels, means, deadline).and_then(|(host, port)| {
+                let at = || format!("the master at {}", place(&host, port));
+                Self::connect_to(&Place::Tcp { host: &host, port }, means, deadline)
+                    .map_err(|why| format!("{}: {why}", at()))
+            }),
+        };
+        connected.map_err(|why| Error::new(Kind::Unavailable, format!("no connection to {}: {why}", means.config)))
+    }
+
+    /// A connection to one server, or why there is none. Nothing has been said yet.
+    pub(super) fn connect_to(place: &Place<'_>, means: &Means, deadline: Instant) -> Result<Self, String> {
+        let socket = address::connect(place, deadline).map_err(|error| error.to_string())?;
         let mut timed = socket.within(deadline.into());
-        let tls = tls.as_ref().map(|settings| Tls::agree(settings, &mut timed)).transpose();
-        let tls = tls.map_err(|error| unavailable(format!("TLS handshake: {}", reason(&error, timed.failure))))?;
+        let tls = match (&means.tls, place) {
+            (Some(settings), Place::Tcp { host, .. }) => Some(Tls::agree(settings, host, &mut timed)),
+            _ => None,
+        };
+        let tls = tls.transpose().map_err(|error| format!("TLS handshake: {}", reason(&error, timed.failure)))?;
         Ok(Connection { socket, tls, parser: Parser::new(), clock: None, broken: false })
     }
 
     /// Logs in, and learns from a PING whether the server serves us at all, before any command is at stake; and the time.
     fn hello(&mut self, config: &Config, deadline: Instant) -> Result<(), Refusal> {
-        let mut commands = Vec::new();
-        match (&config.username, &config.password) {
-            (None, None) => {}
-            (None, Some(password)) => commands.push(redis::cmd("AUTH").arg(password).take()),
-            (Some(user), password) => {
-                commands.push(redis::cmd("AUTH").arg(user).arg(password.as_deref().unwrap_or("")).take());
-            }
-        }
+        let mut commands: Vec<Cmd> = login(&config.username, &config.password).into_iter().collect();
         if config.db != 0 {
             commands.push(redis::cmd("SELECT").arg(config.db).take());
         }
         let required = commands.len();
-        commands.extend([redis::cmd("PING"), redis::cmd("TIME")]);
+        commands.push(redis::cmd("PING"));
+        if config.has_failovers() {
+            commands.push(redis::cmd("ROLE"));
+        }
+        commands.push(redis::cmd("TIME"));
         let mut packed = Vec::new();
         commands.iter().for_each(|command| command.write_packed_command(&mut packed));
         let at = Instant::now();
@@ -153,6 +166,15 @@ impl Connection {
             let is_lost = error.kind == Kind::Unavailable;
             let error = Error::new(Kind::Unavailable, format!("connected, but {error}"));
             return Err(if is_lost { Refusal::HungUp } else { Refusal::Other }(error));
+        }
+        if config.has_failovers()
+            && let Some(Value::Array(role)) = exchange.replies.get(required + 1)
+            && let Some(Value::BulkString(role)) = role.first()
+            && role != b"master"
+        {
+            let role = String::from_utf8_lossy(role);
+            let message = format!("the sentinels' master is a {role}: a failover may be under way");
+            return Err(Refusal::Other(Error::new(Kind::Unavailable, message)));
         }
         self.clock = exchange.replies.last().and_then(|time| Clock::of(at, time));
         Ok(())
@@ -219,6 +241,15 @@ impl Connection {
     }
 }
 
+/// What logs in, where that is needed.
+pub fn login(username: &Option<String>, password: &Option<String>) -> Option<Cmd> {
+    match (username, password) {
+        (None, None) => None,
+        (None, Some(password)) => Some(redis::cmd("AUTH").arg(password).take()),
+        (Some(user), password) => Some(redis::cmd("AUTH").arg(user).arg(password.as_deref().unwrap_or("")).take()),
+    }
+}
+
 /// A connection's two directions during an exchange.
 struct Wire<'a> {
     timed: Timed<'a>,
@@ -280,6 +311,11 @@ pub fn is_passing(error: &ServerError) -> bool {
         "NOAUTH",
     ];
     CODES.contains(&error.code()) || is_full(error)
+}
+
+/// Whether a server refuses because it is no master.
+pub fn is_readonly(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "READONLY")
 }
 
 fn is_full(error: &ServerError) -> bool {

@@ -12,6 +12,7 @@ mod merge;
 mod pipeline;
 mod pool;
 mod queue;
+mod sentinel;
 mod socket;
 mod stats;
 mod store;

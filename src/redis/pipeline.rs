@@ -31,6 +31,11 @@ impl Pipeline {
         self.ends.len()
     }
 
+    /// Bytes of the commands before command `i`.
+    pub fn before(&self, i: usize) -> usize {
+        i.checked_sub(1).map_or(0, |last| self.ends[last])
+    }
+
     /// Whether command `i` was handed over whole when `sent` bytes were. Redis executes no part of a command.
     pub fn was_sent(&self, i: usize, sent: usize) -> bool {
         self.ends[i] <= sent

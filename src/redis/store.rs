@@ -3,7 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::client::Client;
+use redis::{Cmd, Value};
+
+use super::client::{Client, unexpected};
+use super::connection::refused;
 use super::pipeline::Pipeline;
 use super::pool::Pool;
 use super::queue::Losses;
@@ -38,6 +41,8 @@ pub struct Failure {
     pub error: Error,
     /// Whether there was a connection at all.
     pub connected: bool,
+    /// Whether all was stored, but not on the replicas that should have it.
+    pub lacks_replicas: bool,
 }
 
 impl Client {
@@ -91,15 +96,21 @@ impl Client {
         task::keep_order(&mut tasks);
         // What a take of this process left in doubt belongs before what is stored now.
         self.settle_claims(deadline);
+        // Time runs out when replicas lack, and says less.
+        let mut lack = None;
         for attempt in 0.. {
             if tasks.iter().all(Task::is_done) {
                 break;
             }
             let Err(failure) = self.attempt(&self.pool, &mut tasks, deadline.into()) else { continue };
+            if failure.lacks_replicas {
+                lack = Some(failure.error.clone());
+            }
             // Without a server, only what is in doubt is worth waiting for.
             let is_worth_it = failure.connected || tasks.iter().any(|task| task.in_doubt() && !task.is_done());
             if failure.error.kind == Kind::Timeout || !is_worth_it || !self.pause(attempt, deadline) {
-                tasks.iter_mut().filter(|task| !task.is_done()).for_each(|task| task.fail(&failure.error));
+                let cause = lack.as_ref().unwrap_or(&failure.error);
+                tasks.iter_mut().filter(|task| !task.is_done()).for_each(|task| task.fail(cause));
             }
         }
         tasks.into_iter().map(|task| self.tally(task)).collect()
@@ -113,24 +124,61 @@ impl Client {
         // writer has one task a key at a time.
         pending.sort_by_key(|task| task.rank());
         let mut calls = task::calls(&mut pending);
+        let wait = self.wait_for_replicas(patience);
         let pack = |too_late| {
             let mut pipeline = Pipeline::new();
             calls.iter().for_each(|call| pipeline.push(&call.command(ttl_ms, too_late)));
+            wait.iter().for_each(|wait| pipeline.push(wait));
             pipeline
         };
         let exchanged = self.exchange(pool, pack, patience);
-        let (pipeline, exchange) = exchanged.map_err(|error| Failure { error, connected: false })?;
+        let (pipeline, exchange) =
+            exchanged.map_err(|error| Failure { error, connected: false, lacks_replicas: false })?;
         self.stats.retried.fetch_add(calls.iter_mut().map(Call::sent).sum(), Relaxed);
         for (call, reply) in calls.iter_mut().zip(&exchange.replies) {
             call.settle(reply, self);
         }
-        let Some(error) = exchange.failure else { return Ok(()) };
-        for (i, call) in calls.iter_mut().enumerate().skip(exchange.replies.len()) {
-            if pipeline.was_sent(i, exchange.sent) {
-                call.lost(&error);
+        if let Some(error) = exchange.failure {
+            for (i, call) in calls.iter_mut().enumerate().skip(exchange.replies.len()) {
+                if pipeline.was_sent(i, exchange.sent) {
+                    call.lost(&error);
+                }
+            }
+            // Whether they are on the replicas is not known.
+            calls.iter_mut().filter(|_| wait.is_some()).for_each(|call| call.is_not_replicated(&error));
+            return Err(Failure { error, connected: true, lacks_replicas: false });
+        }
+        match exchange.replies.last().filter(|_| wait.is_some()).and_then(|reply| self.shortage(reply)) {
+            None => Ok(()),
+            Some(error) => {
+                calls.iter_mut().for_each(|call| call.is_not_replicated(&error));
+                Err(Failure { error, connected: true, lacks_replicas: true })
             }
         }
-        Err(Failure { error, connected: true })
+    }
+
+    /// What waits until the replicas have what was sent before, if they have to.
+    fn wait_for_replicas(&self, patience: Patience) -> Option<Cmd> {
+        let config = self.pool.config();
+        let left = patience.deadline.saturating_duration_since(Instant::now()).min(patience.stall).min(config.timeout);
+        // Time is left for the answer.
+        let wait =
+            |left: Duration| redis::cmd("WAIT").arg(config.wait_replicas).arg(left.as_millis().max(1) as u64).take();
+        (config.wait_replicas > 0).then(|| wait(left / 2))
+    }
+
+    /// Why the answer to WAIT is not enough, if so.
+    fn shortage(&self, reply: &Value) -> Option<Error> {
+        let wanted = self.pool.config().wait_replicas;
+        match reply {
+            Value::Int(count) if *count >= i64::from(wanted) => None,
+            Value::Int(count) => {
+                let message = format!("{count} of wait_replicas={wanted} replicas have it in time");
+                Some(Error::new(Kind::Unavailable, message))
+            }
+            Value::ServerError(error) => Some(refused(error).of(format_args!("wait_replicas={wanted}"))),
+            other => Some(unexpected(other)),
+        }
     }
 
     fn tally(&self, task: Task<'_>) -> Result<()> {

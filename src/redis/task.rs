@@ -141,6 +141,14 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// If it was stored just now, the replicas do not have it for sure, for this reason: it is as good as lost.
+    fn is_not_replicated(&mut self, cause: &Error) {
+        if matches!(self.outcome, Some(Outcome::Stored)) {
+            self.outcome = None;
+            self.lost(cause);
+        }
+    }
+
     /// It is sent. Returns how many records of it had been lost.
     pub fn sent(&mut self) -> u64 {
         if std::mem::take(&mut self.is_lost) { self.write.records.len() as u64 } else { 0 }
@@ -293,5 +301,10 @@ impl Call<'_, '_, '_> {
     /// The command was sent, and the answer was lost for this reason.
     pub fn lost(&mut self, cause: &Error) {
         self.0.iter_mut().for_each(|task| task.lost(cause));
+    }
+
+    /// See [`Task::is_not_replicated`].
+    pub fn is_not_replicated(&mut self, cause: &Error) {
+        self.0.iter_mut().for_each(|task| task.is_not_replicated(cause));
     }
 }

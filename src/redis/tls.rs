@@ -16,11 +16,10 @@ use crate::error::{Error, Result};
 /// What a TLS record holds at most.
 const RECORD: usize = 16 * 1024;
 
-/// Whom to trust, and as whom the server has to prove itself.
+/// Whom to trust.
 #[derive(Clone)]
 pub struct Settings {
     client: Arc<ClientConfig>,
-    server: ServerName<'static>,
 }
 
 /// The authorities that a connection trusts.
@@ -35,13 +34,19 @@ pub enum Authorities {
 impl Settings {
     /// Reads the authorities; `None` where the connection is not encrypted.
     pub fn of(config: &Config) -> Result<Option<Self>> {
-        let (Some(authorities), Address::Tcp { host, .. }) = (&config.tls, &config.address) else { return Ok(None) };
+        let Some(authorities) = &config.tls else { return Ok(None) };
         let roots = match authorities {
             Authorities::System => system()?,
             Authorities::File(path) => file(path)?,
         };
-        let server = ServerName::try_from(host.clone())
-            .map_err(|_| Error::config(format!("the URL's host {host:?} is no name that a certificate could have")))?;
+        let hosts: Vec<&String> = match &config.address {
+            Address::Tcp { host, .. } => vec![host],
+            Address::Sentinel(sentinels) => sentinels.hosts.iter().map(|(host, _)| host).collect(),
+            Address::Unix(_) => vec![],
+        };
+        if let Some(host) = hosts.into_iter().find(|host| ServerName::try_from(host.as_str()).is_err()) {
+            return Err(Error::config(format!("the URL's host {host:?} is no name that a certificate could have")));
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -50,7 +55,7 @@ impl Settings {
             .with_no_client_auth();
         // Connections live long; and a fork could leave the lock of remembered sessions held.
         client.resumption = Resumption::disabled();
-        Ok(Some(Settings { client: Arc::new(client), server }))
+        Ok(Some(Settings { client: Arc::new(client) }))
     }
 }
 
@@ -83,9 +88,10 @@ fn file(path: &str) -> Result<RootCertStore> {
 pub struct Tls(Box<ClientConnection>);
 
 impl Tls {
-    /// Shakes hands: afterwards the server is who it has to be.
-    pub fn agree(settings: &Settings, socket: &mut Timed<'_>) -> io::Result<Self> {
-        let connection = ClientConnection::new(settings.client.clone(), settings.server.clone());
+    /// Shakes hands: afterwards the server has proved to be `host`.
+    pub fn agree(settings: &Settings, host: &str, socket: &mut Timed<'_>) -> io::Result<Self> {
+        let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(settings.client.clone(), name);
         let mut tls = Tls(Box::new(connection.map_err(io::Error::other)?));
         while tls.0.is_handshaking() {
             tls.0.complete_io(socket)?;
