@@ -145,7 +145,7 @@ const Refused refused_urls[] = {
     {"TlsAuthoritiesWithoutTls", "redis://localhost?tls_ca=/etc/ca.pem", {"tls_ca", "rediss"}},
     {"TlsAuthoritiesNowhere", "rediss://localhost?tls_ca=/nowhere", {"tls_ca is \"/nowhere\""}},
     {"Cluster", "redis+cluster://localhost", {"redis+cluster", "not supported yet"}},
-    {"Sentinel", "redis+sentinel://localhost", {"redis+sentinel", "not supported yet"}},
+    {"SentinelWithoutService", "redis+sentinel://localhost", {"no service", "redis+sentinel://host:port/service"}},
 };
 
 INSTANTIATE_TEST_SUITE_P(Refused, RefusedUrl, testing::ValuesIn(refused_urls),
