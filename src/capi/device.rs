@@ -8,7 +8,7 @@ use crate::cuda::{Device, Flight, Logits};
 use crate::error::{Error, Kind, Result};
 use crate::handoff::{self, Cargo, Handoff, Journey};
 use crate::metrics::Metrics;
-use crate::redis::{Client, Placement, Write};
+use crate::redis::{Client, Write};
 
 /// A compute waits for flights as long as it takes; the ones before it end some time.
 const LONG: Duration = Duration::from_secs(3600);
@@ -119,8 +119,7 @@ fn add(batch: &Batch<'_>, i: usize, flight: &mut Flight, cargo: &mut Cargo) -> R
     let Ok(row) = u32::try_from(row) else {
         return Err(Error::invalid(format!("its row is {row}: too many for a GPU")));
     };
-    let placement = if id.is_empty() { Placement::Append } else { batch.placement(i) };
     flight.add(row, temperature, wanted);
-    cargo.add(id, placement, i);
+    cargo.add(id, batch.placement(i), i);
     Ok(())
 }

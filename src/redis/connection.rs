@@ -11,6 +11,7 @@ use redis::{Cmd, Parser, ServerError, ServerErrorKind, Value};
 
 use super::address::{self, Place};
 use super::config::{Address, Config, place};
+use super::pipeline::Pipeline;
 use super::sentinel;
 use super::socket::{Patience, Socket, Timed};
 use super::tls::{self, Tls};
@@ -140,20 +141,19 @@ impl Connection {
 
     /// Logs in, and learns from a PING whether the server serves us at all, before any command is at stake; and the time.
     fn hello(&mut self, config: &Config, deadline: Instant) -> Result<(), Refusal> {
-        let mut commands: Vec<Cmd> = login(&config.username, &config.password).into_iter().collect();
+        let mut pipeline = Pipeline::new();
+        login(&config.username, &config.password).iter().for_each(|login| pipeline.push(login));
         if config.db != 0 {
-            commands.push(redis::cmd("SELECT").arg(config.db).take());
+            pipeline.push(redis::cmd("SELECT").arg(config.db));
         }
-        let required = commands.len();
-        commands.push(redis::cmd("PING"));
+        let required = pipeline.len();
+        pipeline.push(&redis::cmd("PING"));
         if config.has_failovers() {
-            commands.push(redis::cmd("ROLE"));
+            pipeline.push(&redis::cmd("ROLE"));
         }
-        commands.push(redis::cmd("TIME"));
-        let mut packed = Vec::new();
-        commands.iter().for_each(|command| command.write_packed_command(&mut packed));
+        pipeline.push(&redis::cmd("TIME"));
         let at = Instant::now();
-        let exchange = self.exchange(&packed, commands.len(), deadline.into());
+        let exchange = self.exchange(&pipeline.packed, pipeline.len(), deadline.into());
         for (i, reply) in exchange.replies.iter().enumerate() {
             if let Value::ServerError(error) = reply {
                 // A user may lack the right to PING, or to ask for the time, and yet have all that is needed.

@@ -5,8 +5,10 @@ use std::time::Instant;
 use redis::Value;
 
 use super::address::Place;
+use super::client::first_refusal;
 use super::config::{Sentinels, place};
-use super::connection::{Connection, Means, login, refused};
+use super::connection::{Connection, Means, login};
+use super::pipeline::Pipeline;
 use super::socket::remaining;
 
 /// The host and port of the master, by the first sentinel that knows; or why none does.
@@ -32,17 +34,11 @@ fn ask(
     deadline: Instant,
 ) -> Result<(String, u16), String> {
     let mut connection = Connection::connect_to(&Place::Tcp { host, port }, means, deadline)?;
-    let mut commands: Vec<_> = login(&sentinels.username, &sentinels.password).into_iter().collect();
-    commands.push(redis::cmd("SENTINEL").arg("get-master-addr-by-name").arg(&sentinels.service).take());
-    let mut packed = Vec::new();
-    commands.iter().for_each(|command| command.write_packed_command(&mut packed));
-    let exchange = connection.exchange(&packed, commands.len(), deadline.into());
-    for reply in &exchange.replies {
-        if let Value::ServerError(error) = reply {
-            return Err(refused(error).message);
-        }
-    }
-    if let Some(error) = exchange.failure {
+    let mut pipeline = Pipeline::new();
+    login(&sentinels.username, &sentinels.password).iter().for_each(|login| pipeline.push(login));
+    pipeline.push(redis::cmd("SENTINEL").arg("get-master-addr-by-name").arg(&sentinels.service));
+    let exchange = connection.exchange(&pipeline.packed, pipeline.len(), deadline.into());
+    if let Some(error) = first_refusal(&exchange.replies).or(exchange.failure) {
         return Err(error.message);
     }
     match exchange.replies.last() {
