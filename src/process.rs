@@ -3,8 +3,11 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
+
+use arc_swap::ArcSwapOption;
 
 /// Calls `body` with all signals blocked. A thread that it starts keeps them so: the program's handlers never run there.
 pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
@@ -83,6 +86,43 @@ fn map_page_wiped_by_fork() -> Option<*mut u8> {
         let page = libc::mmap(ptr::null_mut(), SIZE, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
         let is_wiped = page != libc::MAP_FAILED && libc::madvise(page, SIZE, libc::MADV_WIPEONFORK) == 0;
         is_wiped.then_some(page.cast())
+    }
+}
+
+/// What each process has one of. A forked child makes its own, and leaves its parent's as it is, for ever: another thread may have
+/// held its locks at the fork.
+pub struct PerProcess<T>(ArcSwapOption<Owned<T>>);
+
+struct Owned<T> {
+    pid: u32,
+    value: Arc<T>,
+}
+
+impl<T> PerProcess<T> {
+    /// Of which no process has one yet.
+    pub const fn new() -> Self {
+        PerProcess(ArcSwapOption::const_empty())
+    }
+
+    /// This process's, if there is one.
+    pub fn get(&self) -> Option<Arc<T>> {
+        self.0.load().as_ref().filter(|owned| owned.pid == id()).map(|owned| owned.value.clone())
+    }
+
+    /// This process's, made now if there is none.
+    pub fn get_or_make(&self, make: impl Fn() -> T) -> Arc<T> {
+        loop {
+            if let Some(value) = self.get() {
+                return value;
+            }
+            let found = self.0.load_full();
+            if found.as_ref().is_none_or(|owned| owned.pid != id()) {
+                let own = Owned { pid: id(), value: Arc::new(make()) };
+                drop(self.0.compare_and_swap(&found, Some(Arc::new(own))));
+                // Never dropped.
+                std::mem::forget(found);
+            }
+        }
     }
 }
 

@@ -75,6 +75,17 @@ class SlotStore : public BehindTest {
         return reference({from, from + vocab_size}, temperature);
     }
 
+    // As many appends for "a" in slot 3, which land while the server takes nothing.
+    void append_unwritten(int count) {
+        batch.token_indices = nullptr;
+        ASSERT_OK(pita_bind_slot(3, "a"));
+        hold();
+        for (int i = 0; i < count; ++i) {
+            ASSERT_OK(pita_store_slots(&batch));
+        }
+        stream.synchronize();
+    }
+
     Records taken(const std::string &id) {
         stream.synchronize();
         Taken all = take(id);
@@ -222,13 +233,7 @@ TEST_F(SlotStore, ATemperatureThatIsNoneIsALoss) {
 TEST_F(SlotStore, WhatIsOverwrittenIsCounted) {
     Log log;
     open(hasty_url("timeout_ms=200&queue=10"));
-    batch.token_indices = nullptr;
-    ASSERT_OK(pita_bind_slot(3, "a"));
-    this->hold();
-    for (int i = 0; i < 300; ++i) {
-        ASSERT_OK(pita_store_slots(&batch));
-    }
-    stream.synchronize();
+    append_unwritten(300);
     EXPECT_FAILS(PITA_ERR_QUEUE_FULL, pita_unbind_slot(3), "slot 3 is still bound");
     release();
     EXPECT_TRUE(eventually([] { return pita_unbind_slot(3) == PITA_OK; }));
@@ -257,13 +262,7 @@ TEST_F(SlotStore, AFlushWaitsForWhatHasLanded) {
 
 TEST_F(SlotStore, WhatAPoolHadNoRoomForIsNotTheNextOnes) {
     open(hasty_url("timeout_ms=100&queue=4"));
-    batch.token_indices = nullptr;
-    ASSERT_OK(pita_bind_slot(3, "a"));
-    this->hold();
-    for (int i = 0; i < 40; ++i) {
-        ASSERT_OK(pita_store_slots(&batch));
-    }
-    stream.synchronize();
+    append_unwritten(40);
     EXPECT_NE(pita_redis_close(), PITA_OK);
     release();
     open(server.url("&write=behind", 1));

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use once_cell::race::OnceBox;
 
 use super::abi::{Landing, MAX_REQUESTS, MAX_SPLITS, Matrix, PARTIALS, Requests, THREADS, TILE_BYTES};
@@ -15,7 +14,7 @@ use super::flight::Flight;
 use super::made::Made;
 use super::slots::{self, Rings, SlotStore};
 use crate::error::{Error, Result};
-use crate::process;
+use crate::process::PerProcess;
 use crate::sync::{lock, wait_until};
 
 /// The kernel, for the driver to make code of; `scripts/compile-cuda.py` makes it of `reduce.cu`.
@@ -75,12 +74,8 @@ impl Logits {
     }
 }
 
-/// Those of this process. A forked child can use none of its parent's, and has a list of its own: the parent's lock may have
-/// been held at the fork.
-struct Devices {
-    pid: u32,
-    list: Mutex<List>,
-}
+/// Those of this process: a forked child can use none of its parent's.
+static DEVICES: PerProcess<Mutex<List>> = PerProcess::new();
 
 #[derive(Default)]
 struct List {
@@ -95,24 +90,9 @@ unsafe impl Send for List {}
 /// After a failure another attempt is made so much later: it costs a second of compiling.
 const REST: Duration = Duration::from_secs(5);
 
-impl Devices {
-    fn of_this_process() -> Arc<Self> {
-        static CURRENT: ArcSwapOption<Devices> = ArcSwapOption::const_empty();
-        loop {
-            let found = CURRENT.load_full();
-            if let Some(devices) = found.as_ref().filter(|devices| devices.pid == process::id()) {
-                return devices.clone();
-            }
-            let own = Devices { pid: process::id(), list: Mutex::default() };
-            drop(CURRENT.compare_and_swap(&found, Some(Arc::new(own))));
-            std::mem::forget(found);
-        }
-    }
-}
-
 /// Those of all contexts that were used.
 pub fn all() -> Vec<Arc<Device>> {
-    lock(&Devices::of_this_process().list).devices.clone()
+    DEVICES.get().map_or_else(Vec::new, |list| lock(&list).devices.clone())
 }
 
 impl Device {
@@ -121,8 +101,8 @@ impl Device {
     pub fn current() -> Result<Arc<Self>> {
         let driver = driver::load()?;
         let context = driver.context()?;
-        let devices = Devices::of_this_process();
-        let mut list = lock(&devices.list);
+        let devices = DEVICES.get_or_make(Mutex::default);
+        let mut list = lock(&devices);
         if let Some(device) = list.devices.iter().find(|device| (device.context, device.id) == context) {
             return Ok(device.clone());
         }

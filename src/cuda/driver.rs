@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use once_cell::race::OnceBox;
+use once_cell::race::{OnceBool, OnceBox};
 
 use crate::error::{Error, Kind, Result};
 
@@ -84,28 +84,30 @@ functions! {
     query: c"cuEventQuery" (Handle);
 }
 
+static DRIVER: OnceBox<Driver> = OnceBox::new();
+
 /// The driver, loaded now if it was not yet. [`Kind::Unsupported`] where there is none, or no GPU.
 pub fn load() -> Result<&'static Driver> {
-    static DRIVER: OnceBox<Driver> = OnceBox::new();
-    DRIVER.get_or_try_init(|| {
-        // SAFETY: the driver's constructors are what its makers answer for.
-        let handle = unsafe { libc::dlopen(NAME.as_ptr(), libc::RTLD_NOW) };
+    static HAS_GPU: OnceBool = OnceBool::new();
+    let driver = DRIVER.get_or_try_init(|| {
+        let handle = open(0);
         if handle.is_null() {
             return Err(unsupported(format!("there is no CUDA driver: {}", last_message())));
         }
-        let driver = Driver::of(handle)?;
+        Driver::of(handle).map(Box::new)
+    })?;
+    HAS_GPU.get_or_try_init(|| {
         // SAFETY: harmless when it was done before.
-        let code = unsafe { (driver.init)(0) };
-        if code != 0 {
-            return Err(unsupported(format!("the CUDA driver has no use: {}", driver.words(code))));
+        match unsafe { (driver.init)(0) } {
+            0 => Ok(true),
+            code => Err(unsupported(format!("the CUDA driver has no use: {}", driver.words(code)))),
         }
-        Ok(Box::new(driver))
-    })
+    })?;
+    Ok(driver)
 }
 
 /// The driver, if somebody has loaded it in this process. Costs next to nothing where nobody has.
 pub fn loaded() -> Option<&'static Driver> {
-    static DRIVER: OnceBox<Driver> = OnceBox::new();
     /// Libraries that had been loaded when it was looked for in vain.
     static SEEN: AtomicU64 = AtomicU64::new(0);
     if let Some(driver) = DRIVER.get() {
@@ -115,8 +117,7 @@ pub fn loaded() -> Option<&'static Driver> {
     if SEEN.load(Relaxed) == libraries {
         return None;
     }
-    // SAFETY: finds what is loaded, and loads nothing.
-    let handle = unsafe { libc::dlopen(NAME.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    let handle = open(libc::RTLD_NOLOAD);
     let found = if handle.is_null() { None } else { Driver::of(handle).ok() };
     match found {
         Some(driver) => Some(DRIVER.get_or_init(|| Box::new(driver))),
@@ -125,6 +126,11 @@ pub fn loaded() -> Option<&'static Driver> {
             None
         }
     }
+}
+
+fn open(flags: i32) -> Handle {
+    // SAFETY: the driver's constructors are what its makers answer for.
+    unsafe { libc::dlopen(NAME.as_ptr(), libc::RTLD_NOW | flags) }
 }
 
 /// How often the process has loaded a library so far.

@@ -10,8 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-
 pub use cargo::Cargo;
 use slots::Slots;
 
@@ -19,7 +17,7 @@ use crate::cuda::{Device, Flight};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
 use crate::panics;
-use crate::process::{self, with_signals_blocked};
+use crate::process::{PerProcess, with_signals_blocked};
 use crate::redis::{self, Client, Write};
 use crate::sync::{lock, wait_until};
 
@@ -39,7 +37,6 @@ pub struct Handoff {
     /// All others wait here for records to be queued.
     progress: Condvar,
     slots: Slots,
-    pid: u32,
 }
 
 #[derive(Default)]
@@ -73,29 +70,16 @@ thread_local! {
     static IS_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-static CURRENT: ArcSwapOption<Handoff> = ArcSwapOption::const_empty();
+static CURRENT: PerProcess<Handoff> = PerProcess::new();
 
 /// This process's. A forked child has its own: what the parent has in the air is the parent's.
 pub fn current() -> Arc<Handoff> {
-    loop {
-        let found = CURRENT.load_full();
-        if let Some(handoff) = found.as_ref().filter(|handoff| handoff.pid == process::id()) {
-            return handoff.clone();
-        }
-        drop(CURRENT.compare_and_swap(&found, Some(Arc::new(Handoff::new()))));
-        // The parent's is left as it is, for ever: another thread may have held its locks at the fork.
-        std::mem::forget(found);
-    }
-}
-
-/// The same, if it was ever needed.
-fn if_any() -> Option<Arc<Handoff>> {
-    CURRENT.load_full().filter(|handoff| handoff.pid == process::id())
+    CURRENT.get_or_make(Handoff::new)
 }
 
 /// How many records of a client's are between the GPU and its queue.
 pub fn in_flight(client: &Arc<Client>) -> u64 {
-    if_any().map_or(0, |handoff| {
+    CURRENT.get().map_or(0, |handoff| {
         let state = lock(&handoff.state);
         state
             .air
@@ -109,12 +93,12 @@ pub fn in_flight(client: &Arc<Client>) -> u64 {
 /// Waits until all records that a client has accepted from the GPU so far are in its queue; of one request, if `id` is given.
 /// [`Kind::Timeout`] where they are not by `deadline`.
 pub fn settle(client: &Arc<Client>, id: Option<&str>, deadline: Instant) -> Result<()> {
-    if_any().map_or(Ok(()), |handoff| handoff.settle(client, id, deadline))
+    CURRENT.get().map_or(Ok(()), |handoff| handoff.settle(client, id, deadline))
 }
 
 /// What slots still hold goes with the pool: it is lost.
 pub fn abandon_slots(client: &Arc<Client>) {
-    if let Some(handoff) = if_any() {
+    if let Some(handoff) = CURRENT.get() {
         handoff.slots.abandon(client);
     }
 }
@@ -127,7 +111,6 @@ impl Handoff {
             work: Condvar::new(),
             progress: Condvar::new(),
             slots: Slots::new(),
-            pid: process::id(),
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use redis::Value;
 
 use super::client::{Client, first_refusal, unexpected};
@@ -12,7 +11,7 @@ use super::config::Config;
 use super::pipeline::{Pipeline, RESTORE};
 use crate::error::{Kind, Result};
 use crate::log::{self, Level, Limit};
-use crate::process;
+use crate::process::PerProcess;
 use crate::sync::lock;
 
 /// The life of a claim on a list that lived for ever. A claim on another list lives as long as that would have.
@@ -25,12 +24,9 @@ const REST: Duration = Duration::from_secs(1);
 /// Claims of all pools that this process has opened: Redis was asked for them without our having read them, or to delete
 /// them without an answer. Each is kept until it is settled for sure, or has expired.
 pub struct DoubtfulClaims {
-    pid: u32,
     doubts: Mutex<Vec<Doubt>>,
     /// How many there are, readable without the lock.
     count: AtomicUsize,
-    /// In a forked child the parent's, which is never touched: another thread may have held its lock at the fork.
-    _inherited: Option<Arc<DoubtfulClaims>>,
 }
 
 /// A claim in doubt.
@@ -71,16 +67,8 @@ pub struct Unseen {
 impl DoubtfulClaims {
     /// Those of this process. A forked child begins with none: its parent sees to the others.
     pub fn of_this_process() -> Arc<Self> {
-        static CURRENT: ArcSwapOption<DoubtfulClaims> = ArcSwapOption::const_empty();
-        let pid = process::id();
-        let current = CURRENT.load_full();
-        if let Some(claims) = current.as_ref().filter(|claims| claims.pid == pid) {
-            return claims.clone();
-        }
-        let own =
-            DoubtfulClaims { pid, doubts: Mutex::default(), count: AtomicUsize::new(0), _inherited: current.clone() };
-        drop(CURRENT.compare_and_swap(&current, Some(Arc::new(own))));
-        Self::of_this_process()
+        static CURRENT: PerProcess<DoubtfulClaims> = PerProcess::new();
+        CURRENT.get_or_make(|| DoubtfulClaims { doubts: Mutex::default(), count: AtomicUsize::new(0) })
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Doubt>)) {
