@@ -18,8 +18,11 @@ namespace {
 
 void check(pita_status_t status) { TORCH_CHECK(status == PITA_OK, pita_status_name(status), ": ", pita_last_error()); }
 
-// The pool of this process, by the environment. Opening it once more does nothing.
-void open() { check(pita_redis_open(nullptr)); }
+// The pool of this process, by the environment; once, for that takes longer than a store.
+void open() {
+    static const bool is_open = (check(pita_redis_open(nullptr)), true);
+    (void)is_open;
+}
 
 std::uint32_t dtype_of(const torch::Tensor &logits) {
     switch (logits.scalar_type()) {

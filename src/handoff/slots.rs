@@ -1,12 +1,12 @@
 //! Which request each slot is bound to, and the way of its records from the slot's landings into the queue.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 use super::{Queued, give_up, queue};
-use crate::cuda;
 use crate::cuda::slots::{COUNT, Landed, Next, Rings};
+use crate::cuda::{self, Device};
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
 use crate::redis::{self, Client, Placement, Write};
@@ -21,14 +21,6 @@ pub struct Slots {
 
 /// Records that were lost, and why.
 type Losses = Vec<(u64, Error)>;
-
-/// Whether a slot's landings are empty now.
-#[derive(PartialEq)]
-enum Drained {
-    Yes,
-    /// The queue is full.
-    No,
-}
 
 impl Slots {
     pub fn new() -> Self {
@@ -46,8 +38,7 @@ impl Slots {
         if let Some(other) = &bound[slot] {
             return Err(Error::invalid(format!("slot is {slot}, which is bound to {other:?}: unbind it first")));
         }
-        let stale: u64 =
-            cuda::all().iter().filter_map(|device| device.rings_if_any().map(|rings| rings.skip(slot))).sum();
+        let stale = skip(&cuda::all(), slot);
         bound[slot] = Some(id.into());
         self.count.fetch_add(1, Relaxed);
         drop(bound);
@@ -64,7 +55,7 @@ impl Slots {
         let mut bound = lock(&self.bound);
         let Some(id) = bound.get_mut(slot).and_then(Option::take) else { return true };
         let client = redis::current().ok();
-        let is_drained = drain(client.as_deref(), slot, &id, &mut losses) == Drained::Yes;
+        let is_drained = drain(client.as_deref(), &cuda::all(), slot, &id, &mut losses);
         if is_drained {
             self.count.fetch_sub(1, Relaxed);
         } else {
@@ -80,11 +71,11 @@ impl Slots {
         if !self.are_bound() {
             return true;
         }
-        let (mut losses, mut is_drained) = (Losses::new(), true);
+        let (mut losses, mut is_drained, devices) = (Losses::new(), true, cuda::all());
         let bound = lock(&self.bound);
         for (slot, bound_to) in bound.iter().enumerate().filter_map(|(slot, id)| Some((slot, id.as_deref()?))) {
             if id.is_none_or(|id| id == bound_to) {
-                is_drained &= drain(Some(client), slot, bound_to, &mut losses) == Drained::Yes;
+                is_drained &= drain(Some(client), &devices, slot, bound_to, &mut losses);
             }
         }
         drop(bound);
@@ -95,8 +86,8 @@ impl Slots {
     /// Gives up what has landed.
     pub fn abandon(&self, client: &Client) {
         let bound = lock(&self.bound);
-        let slots = (0..bound.len()).filter(|slot| bound[*slot].is_some());
-        let left: u64 = slots.map(skip).sum();
+        let (devices, slots) = (cuda::all(), (0..bound.len()).filter(|slot| bound[*slot].is_some()));
+        let left: u64 = slots.map(|slot| skip(&devices, slot)).sum();
         drop(bound);
         if left > 0 {
             give_up(
@@ -108,26 +99,25 @@ impl Slots {
     }
 }
 
-/// Leaves out what has landed of a slot, on all devices; returns how many records.
-fn skip(slot: usize) -> u64 {
-    cuda::all().iter().filter_map(|device| device.rings_if_any().map(|rings| rings.skip(slot))).sum()
+/// The slots' landings in all contexts that have some.
+fn rings(devices: &[Arc<Device>]) -> impl Iterator<Item = &Rings> {
+    devices.iter().filter_map(|device| device.rings_if_any())
 }
 
-/// Queues all that has landed of a slot, on all devices.
-fn drain(client: Option<&Client>, slot: usize, id: &str, losses: &mut Losses) -> Drained {
-    for device in cuda::all() {
-        let Some(rings) = device.rings_if_any() else { continue };
-        if drain_ring(client, rings, slot, id, losses) == Drained::No {
-            return Drained::No;
-        }
-    }
-    Drained::Yes
+/// Leaves out what has landed of a slot; returns how many records.
+fn skip(devices: &[Arc<Device>], slot: usize) -> u64 {
+    rings(devices).map(|rings| rings.skip(slot)).sum()
 }
 
-fn drain_ring(client: Option<&Client>, rings: &Rings, slot: usize, id: &str, losses: &mut Losses) -> Drained {
+/// Queues all that has landed of a slot. False where there was no room for all.
+fn drain(client: Option<&Client>, devices: &[Arc<Device>], slot: usize, id: &str, losses: &mut Losses) -> bool {
+    rings(devices).all(|rings| drain_ring(client, rings, slot, id, losses))
+}
+
+fn drain_ring(client: Option<&Client>, rings: &Rings, slot: usize, id: &str, losses: &mut Losses) -> bool {
     loop {
         match rings.next(slot) {
-            Next::Nothing => return Drained::Yes,
+            Next::Nothing => return true,
             Next::Overrun(count) => {
                 let message =
                     format!("slot {slot} ({id:?}): {count} records came before the ones before them were queued");
@@ -137,7 +127,7 @@ fn drain_ring(client: Option<&Client>, rings: &Rings, slot: usize, id: &str, los
             Next::Record(landed) => {
                 match client.map_or_else(not_open, |client| store(client, id, &landed)) {
                     Queued::Yes => {}
-                    Queued::Full => return Drained::No,
+                    Queued::Full => return false,
                     Queued::Never(error) => losses.push((1, error.of(format_args!("slot {slot} ({id:?})")))),
                 }
                 rings.pass(slot, 1);
