@@ -96,6 +96,8 @@ pub struct PerProcess<T>(ArcSwapOption<Owned<T>>);
 struct Owned<T> {
     pid: u32,
     value: Arc<T>,
+    /// The parent's, which is only kept.
+    _inherited: Option<Arc<Owned<T>>>,
 }
 
 impl<T> PerProcess<T> {
@@ -117,10 +119,8 @@ impl<T> PerProcess<T> {
             }
             let found = self.0.load_full();
             if found.as_ref().is_none_or(|owned| owned.pid != id()) {
-                let own = Owned { pid: id(), value: Arc::new(make()) };
+                let own = Owned { pid: id(), value: Arc::new(make()), _inherited: found.clone() };
                 drop(self.0.compare_and_swap(&found, Some(Arc::new(own))));
-                // Never dropped.
-                std::mem::forget(found);
             }
         }
     }
