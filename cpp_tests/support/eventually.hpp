@@ -3,6 +3,8 @@
 #pragma once
 
 #include <chrono>
+#include <stdexcept>
+#include <string>
 #include <thread>
 
 namespace support {
@@ -23,6 +25,20 @@ template <class Condition> bool eventually(Condition condition, milliseconds lim
         std::this_thread::sleep_for(milliseconds(1));
     }
     return true;
+}
+
+// Waits until `condition` comes true; while it throws, it is not. Throws std::runtime_error where it never is.
+template <class Condition> void await(const std::string &what, Condition condition) {
+    const auto holds = [&] {
+        try {
+            return condition();
+        } catch (const std::runtime_error &) {
+            return false;
+        }
+    };
+    if (!eventually(holds)) {
+        throw std::runtime_error("it does not come true that " + what);
+    }
 }
 
 // How long `action` takes.

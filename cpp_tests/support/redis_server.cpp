@@ -28,10 +28,11 @@ std::string make_directory() {
     return path;
 }
 
-// Below the ports that the kernel gives to outgoing connections, so that nobody takes it between kill and restart.
+// Below the ports that the kernel gives to outgoing connections, so that nobody takes it between kill and restart; and
+// so is the one 10000 above, where a server of a cluster talks to the others.
 int random_port() {
     std::random_device random;
-    return std::uniform_int_distribution<int>(12000, 32000)(random);
+    return std::uniform_int_distribution<int>(12000, 22000)(random);
 }
 
 std::string contents(const std::string &path) {
@@ -90,6 +91,7 @@ void RedisServer::kill() {
         ::kill(pid_, SIGKILL);
         waitpid(pid_, nullptr, 0);
         pid_ = -1;
+        is_frozen_ = false;
     }
 }
 
@@ -104,10 +106,12 @@ void RedisServer::freeze() {
     ::kill(pid_, SIGSTOP);
     // Returns when it has stopped.
     waitpid(pid_, nullptr, WUNTRACED);
+    is_frozen_ = true;
 }
 
 void RedisServer::thaw() {
     ::kill(pid_, SIGCONT);
+    is_frozen_ = false;
 }
 
 // False where the server ends before it is ready: most likely its port is taken.

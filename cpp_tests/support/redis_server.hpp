@@ -42,6 +42,8 @@ class RedisServer {
     // Stops it in its tracks: connections stay up, nothing is answered.
     void freeze();
     void thaw();
+    // Whether it is neither killed nor frozen.
+    bool is_up() const { return pid_ > 0 && !is_frozen_; }
 
   private:
     bool start();
@@ -51,6 +53,7 @@ class RedisServer {
     std::string directory_;
     int port_ = 0;
     pid_t pid_ = -1;
+    bool is_frozen_ = false;
     pid_t owner_;
 };
 

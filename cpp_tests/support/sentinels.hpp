@@ -29,8 +29,8 @@ class Sentinels {
             sentinel.run({"SENTINEL", "MONITOR", service, "127.0.0.1", std::to_string(servers_[0]->port()), "2"});
             sentinel.run({"SENTINEL", "SET", service, "down-after-milliseconds", "500", "failover-timeout", "5000"});
         }
-        expect("the replica is in step", [&] { return Hiredis(*servers_[1]).info_text("master_link_status") == "up"; });
-        expect("the sentinels know of all", [&] {
+        await("the replica is in step", [&] { return Hiredis(*servers_[1]).info_text("master_link_status") == "up"; });
+        await("the sentinels know of all", [&] {
             for (const auto &sentinel : sentinels_) {
                 Hiredis client(*sentinel);
                 if (client.run({"SENTINEL", "SENTINELS", service}).elements.size() != 2 ||
@@ -63,7 +63,7 @@ class Sentinels {
 
     // Until another server is the master, and takes writes.
     void await_failover(int from_port) {
-        expect("another server is the master", [&] {
+        await("another server is the master", [&] {
             if (master_port() == from_port) {
                 return false;
             }
@@ -81,19 +81,6 @@ class Sentinels {
             }
         }
         throw std::runtime_error("no sentinel is there");
-    }
-
-    template <class Condition> static void expect(const std::string &what, Condition condition) {
-        const auto holds = [&] {
-            try {
-                return condition();
-            } catch (const std::runtime_error &) {
-                return false;
-            }
-        };
-        if (!eventually(holds)) {
-            throw std::runtime_error("it does not come true that " + what);
-        }
     }
 
     std::vector<std::unique_ptr<RedisServer>> servers_, sentinels_;
