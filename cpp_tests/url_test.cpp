@@ -144,7 +144,9 @@ const Refused refused_urls[] = {
     {"AutostartOverTls", "rediss://localhost?autostart=1", {"autostart=1", "TLS"}},
     {"TlsAuthoritiesWithoutTls", "redis://localhost?tls_ca=/etc/ca.pem", {"tls_ca", "rediss"}},
     {"TlsAuthoritiesNowhere", "rediss://localhost?tls_ca=/nowhere", {"tls_ca is \"/nowhere\""}},
-    {"Cluster", "redis+cluster://localhost", {"redis+cluster", "not supported yet"}},
+    {"ClusterWithADatabase", "redis+cluster://localhost/2", {"database is \"2\"", "cluster"}},
+    {"ClusterWithAutostart", "redis+cluster://localhost?autostart=1", {"autostart=1", "cluster"}},
+    {"SeveralHosts", "redis://a,b", {"several hosts"}},
     {"SentinelWithoutService", "redis+sentinel://localhost", {"no service", "redis+sentinel://host:port/service"}},
 };
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use socket2::SockAddr;
 
+use super::config::place;
 use super::socket::{Socket, remaining};
 use crate::process::{self, with_signals_blocked};
 
@@ -54,6 +55,25 @@ pub fn connect(place: &Place<'_>, deadline: Instant) -> io::Result<Socket> {
         }
     }
     Err(last)
+}
+
+/// The first answer of several hosts that are asked one after the other; or why none gives one. `what` they are is for messages.
+pub fn first_of<T>(
+    hosts: &[(String, u16)],
+    what: &str,
+    deadline: Instant,
+    mut ask: impl FnMut(&str, u16, Instant) -> Result<T, String>,
+) -> Result<T, String> {
+    let mut whys = Vec::with_capacity(hosts.len());
+    for (i, (host, port)) in hosts.iter().enumerate() {
+        // One that does not answer leaves time for the others, and for what follows.
+        let share = remaining(deadline).map_err(|error| error.to_string())? / (hosts.len() - i + 1) as u32;
+        match ask(host, *port, Instant::now() + share) {
+            Ok(answer) => return Ok(answer),
+            Err(why) => whys.push(format!("{what} {}: {why}", place(host, *port))),
+        }
+    }
+    Err(whys.join("; "))
 }
 
 /// The addresses of a host. The system's look-up knows no deadline, so a name is looked up on a thread of its own, which is

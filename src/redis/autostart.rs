@@ -45,7 +45,7 @@ pub fn ensure(config: &Config) -> Result<()> {
     }
     config.check_autostart()?;
     let _lock = match &config.address {
-        Address::Tcp { .. } | Address::Sentinel(_) => None,
+        Address::Tcp { .. } | Address::Sentinel(_) | Address::Cluster(_) => None,
         Address::Unix(path) => Some(lock_beside(path, deadline)?),
     };
     if is_there(&means, config.connect_timeout)? {
@@ -251,7 +251,7 @@ fn settings(config: &Config) -> String {
             lines.extend(["port 0".into(), format!("unixsocket {}", quoted(&path)), "unixsocketperm 700".into()]);
         }
         // Refused before.
-        Address::Sentinel(_) => {}
+        Address::Sentinel(_) | Address::Cluster(_) => {}
     }
     lines.push(format!("databases {}", (config.db + 1).max(16)));
     let user = config.username.as_deref().filter(|user| *user != "default");

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::client::{Client, first_refusal, unexpected};
+use super::ask::{first_refusal, unexpected};
+use super::client::Client;
 use super::config::Config;
 use super::pipeline::{Pipeline, RESTORE};
 use crate::error::{Kind, Result};
@@ -125,20 +126,20 @@ impl Client {
     }
 
     fn doubt_of(&self, key: &str, claim: &str, fate: Fate) -> Doubt {
-        let (now, server) = (Instant::now(), self.pool.config().to_string());
+        let (now, server) = (Instant::now(), self.config().to_string());
         let from = match fate {
             Fate::Unseen(Unseen { due, .. }) => due,
             Fate::Delivered(_) => now,
         };
-        let life = self.pool.config().ttl.map_or(CLAIM_LIFE, |ttl| ttl.max(CLAIM_LIFE));
+        let life = self.config().ttl.map_or(CLAIM_LIFE, |ttl| ttl.max(CLAIM_LIFE));
         Doubt { server, key: key.into(), claim: claim.into(), fate, from, until: now + life }
     }
 
-    /// Settles every claim in doubt for which the time has come. What fails is tried again at another time.
-    pub(super) fn settle_claims(&self, deadline: Instant) {
+    /// Settles the claims in doubt for which the time has come, of `wanted` keys. What fails is tried again at another time.
+    pub(super) fn settle_claims(&self, deadline: Instant, wanted: impl Fn(&str) -> bool) {
         let may_stay = |doubt: &Doubt| matches!(doubt.fate, Fate::Unseen(Unseen { too_late: 0, .. }));
-        let is_due = |doubt: &Doubt| doubt.from <= Instant::now() && !may_stay(doubt);
-        for doubt in self.claims.which(self.pool.config(), is_due) {
+        let is_due = |doubt: &Doubt| doubt.from <= Instant::now() && !may_stay(doubt) && wanted(&doubt.key);
+        for doubt in self.claims.which(self.config(), is_due) {
             let result = match doubt.fate {
                 Fate::Delivered(late) => self.delete(&doubt, deadline).map(|()| {
                     self.claims.settle(&doubt);
@@ -147,8 +148,11 @@ impl Client {
                 Fate::Unseen(unseen) => self.give_back(&doubt, unseen, deadline).map(drop),
             };
             if let Err(error) = result {
-                if matches!(error.kind, Kind::Unavailable | Kind::Timeout) {
-                    return;
+                match error.kind {
+                    // The other claims may be another server's.
+                    Kind::Unavailable if self.topology.cluster().is_some() => continue,
+                    Kind::Unavailable | Kind::Timeout => return,
+                    _ => {}
                 }
                 static POSTPONED: Limit = Limit::new();
                 log::emit_limited(&POSTPONED, Level::Warning, || format!("{} has to wait: {error}", doubt.claim));
@@ -159,13 +163,13 @@ impl Client {
 
     /// Gives back what earlier takes of this process may have claimed of a list without reading it.
     pub(super) fn settle_list(&self, key: &str, deadline: Instant) -> Result<()> {
-        for doubt in self.claims.which(self.pool.config(), |doubt| doubt.key == key) {
+        for doubt in self.claims.which(self.config(), |doubt| doubt.key == key) {
             let Fate::Unseen(unseen) = doubt.fate else { continue };
             while !self.give_back(&doubt, unseen, deadline)? {
                 // Is it to be known for sure in a moment? If that has passed, the server's clock is not what it was.
                 let left = unseen.due.saturating_duration_since(Instant::now());
                 let is_near = unseen.too_late > 0 && !left.is_zero() && left <= CLOCK_MARGIN;
-                if !is_near || !self.pause(0, deadline) {
+                if !is_near || !self.pause(self.topology.known_node(key).as_deref(), 0, deadline) {
                     break;
                 }
             }
@@ -174,7 +178,7 @@ impl Client {
     }
 
     fn delete(&self, doubt: &Doubt, deadline: Instant) -> Result<()> {
-        self.ask(&|_| Pipeline::of(redis::cmd("UNLINK").arg(&doubt.claim)), deadline).map(drop)
+        self.ask(&doubt.key, &|_| Pipeline::of(redis::cmd("UNLINK").arg(&doubt.claim)), deadline).map(drop)
     }
 
     /// Gives a claim back to its list, if it is there; false where it may yet come to be.
@@ -182,7 +186,7 @@ impl Client {
         let keys = [doubt.key.as_str(), &doubt.claim];
         let lives_for_ever = i32::from(unseen.lives_for_ever);
         let commands = |whole, _| Pipeline::of(RESTORE.call(whole, &keys, unseen.too_late).arg(lives_for_ever));
-        match self.ask_script(commands, deadline).map_err(|lost| lost.error)?.replies.as_slice() {
+        match self.ask_script(&doubt.key, commands, deadline).map_err(|lost| lost.error)?.replies.as_slice() {
             [Value::Int(-1)] => Ok(false),
             [Value::Int(_)] => {
                 self.claims.settle(doubt);

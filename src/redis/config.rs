@@ -21,6 +21,8 @@ pub enum Address {
     Unix(PathBuf),
     /// Wherever the sentinels say that the master is.
     Sentinel(Sentinels),
+    /// Some servers of a cluster, of which each knows all others: host names or addresses, and ports; at least one.
+    Cluster(Vec<(String, u16)>),
 }
 
 /// Who knows where the master is.
@@ -141,8 +143,9 @@ impl Config {
     }
 
     /// Reads `redis://[[user][:password]@]host[:port][/db][?option=value&...]`, the same with `rediss` for TLS,
-    /// `redis+unix:///path[?db=0&user=..&pass=..&option=value]` (`unix://` is the same), or
-    /// `redis+sentinel://[[user][:password]@]host[:port][,host[:port]...]/service[/db][?option=value&...]`.
+    /// `redis+unix:///path[?db=0&user=..&pass=..&option=value]` (`unix://` is the same),
+    /// `redis+sentinel://[[user][:password]@]host[:port][,host[:port]...]/service[/db][?option=value&...]`, or
+    /// `redis+cluster://[[user][:password]@]host[:port][,host[:port]...][/][?option=value&...]`.
     pub fn from_url(text: &str) -> Result<Self> {
         // The text is never quoted: it may hold a password.
         let unreadable = |why: &str| Error::config(format!("the URL cannot be read: {why}; expected {EXAMPLE}"));
@@ -158,7 +161,9 @@ impl Config {
             return Err(Error::config("the URL has a '#'; in a user name, password or prefix write it as %23"));
         }
         if !others.is_empty() && !url.scheme().ends_with("sentinel") && !url.scheme().ends_with("cluster") {
-            return Err(Error::config("the URL has several hosts, separated by ',': only sentinels are several"));
+            return Err(Error::config(
+                "the URL has several hosts, separated by ',': only sentinels and the servers of a cluster are several",
+            ));
         }
         // Of a password that was not written as a URL wants it, the rest is found in these parts.
         let is_unix = url.scheme().ends_with("unix");
@@ -172,13 +177,13 @@ impl Config {
             "unix" | "redis+unix" => Self::from_unix_url(&url)?,
             "redis+sentinel" => Self::from_sentinel_url(&url, &others)?,
             "rediss+sentinel" => Config { tls: Some(Authorities::System), ..Self::from_sentinel_url(&url, &others)? },
-            scheme @ ("redis+cluster" | "rediss+cluster") => {
-                return Err(Error::config(format!("the URL's scheme {scheme:?} is not supported yet")));
-            }
+            "redis+cluster" => Self::from_cluster_url(&url, &others)?,
+            "rediss+cluster" => Config { tls: Some(Authorities::System), ..Self::from_cluster_url(&url, &others)? },
             // Not quoted: in "user:password@host" it is the user.
             _ => {
                 return Err(Error::config(
-                    "the URL's scheme is none of redis, rediss, redis+unix, unix, redis+sentinel, rediss+sentinel",
+                    "the URL's scheme is none of redis, rediss, redis+unix, unix, redis+sentinel, rediss+sentinel, \
+                     redis+cluster, rediss+cluster",
                 ));
             }
         };
@@ -196,6 +201,7 @@ impl Config {
                 Err(Error::config("autostart=1 starts a server without TLS, but the URL has rediss"))
             }
             Address::Sentinel(_) => Err(Error::config("autostart=1 starts a server, but the URL has sentinels")),
+            Address::Cluster(_) => Err(Error::config("autostart=1 starts a server, but the URL has a cluster")),
             Address::Tcp { host, .. } if !is_loopback(host) => Err(Error::config(format!(
                 "autostart=1 starts a server here, but the host {host:?} is another machine"
             ))),
@@ -216,13 +222,7 @@ impl Config {
 
     /// `url` has the first sentinel, `others` are the other ones.
     fn from_sentinel_url(url: &Url, others: &[&str]) -> Result<Self> {
-        const PORT: u16 = 26379;
-        let mut hosts = vec![host_and_port(url, PORT)?];
-        for other in others {
-            let url = Url::parse(&format!("redis://{other}")).ok().filter(|url| url.has_host());
-            let url = url.ok_or_else(|| Error::config("the URL has a sentinel that is no host or host:port"))?;
-            hosts.push(host_and_port(&url, PORT)?);
-        }
+        let hosts = hosts_and_ports(url, others, "sentinel", 26379)?;
         let path = url.path().trim_start_matches('/');
         let (service, number) = path.split_once('/').unwrap_or((path, "0"));
         let service = decode("service", service)?;
@@ -233,6 +233,19 @@ impl Config {
         config.read_login(url)?;
         config.db = db("the URL's database", number)?;
         Ok(config)
+    }
+
+    /// As [`Self::from_sentinel_url`], of a cluster's servers.
+    fn from_cluster_url(url: &Url, others: &[&str]) -> Result<Self> {
+        let mut config = Self::at(Address::Cluster(hosts_and_ports(url, others, "server", 6379)?));
+        config.read_login(url)?;
+        match url.path().trim_start_matches('/') {
+            "" | "0" => Ok(config),
+            path => {
+                let path = decode("database", path)?;
+                Err(Error::config(format!("the URL's database is {path:?}: a cluster has the database 0 alone")))
+            }
+        }
     }
 
     fn read_login(&mut self, url: &Url) -> Result<()> {
@@ -301,7 +314,7 @@ impl Config {
                     let more = match self.address {
                         Address::Unix(_) => ", db, user, pass",
                         Address::Sentinel(_) => ", sentinel_user, sentinel_pass",
-                        Address::Tcp { .. } => "",
+                        Address::Tcp { .. } | Address::Cluster(_) => "",
                     };
                     let name = if url.query().is_some_and(|query| query.contains("pass=")) {
                         HIDDEN.into()
@@ -350,6 +363,17 @@ fn split_hosts(url: &str) -> (String, Vec<&str>) {
     let mut each = url[hosts..end].split(',');
     let first = each.next().unwrap_or("");
     (format!("{}{first}{}", &url[..hosts], &url[end..]), each.collect())
+}
+
+/// Those of the first host, which `url` has, and of the others.
+fn hosts_and_ports(url: &Url, others: &[&str], what: &str, usual: u16) -> Result<Vec<(String, u16)>> {
+    let mut hosts = vec![host_and_port(url, usual)?];
+    for other in others {
+        let url = Url::parse(&format!("redis://{other}")).ok().filter(|url| url.has_host());
+        let url = url.ok_or_else(|| Error::config(format!("the URL has a {what} that is no host or host:port")))?;
+        hosts.push(host_and_port(&url, usual)?);
+    }
+    Ok(hosts)
 }
 
 fn host_and_port(url: &Url, usual: u16) -> Result<(String, u16)> {
@@ -431,11 +455,17 @@ impl fmt::Display for Config {
             Address::Tcp { host, port } => write!(f, "{scheme}://{}/{}", place(host, *port), self.db),
             Address::Unix(path) => write!(f, "redis+unix://{}?db={}", path.display(), self.db),
             Address::Sentinel(Sentinels { hosts, service, .. }) => {
-                let places: Vec<String> = hosts.iter().map(|(host, port)| place(host, *port)).collect();
-                write!(f, "{scheme}+sentinel://{}/{service}/{}", places.join(","), self.db)
+                write!(f, "{scheme}+sentinel://{}/{service}/{}", places(hosts), self.db)
             }
+            Address::Cluster(hosts) => write!(f, "{scheme}+cluster://{}", places(hosts)),
         }
     }
+}
+
+/// Several hosts and ports as a URL has them.
+fn places(hosts: &[(String, u16)]) -> String {
+    let places: Vec<String> = hosts.iter().map(|(host, port)| place(host, *port)).collect();
+    places.join(",")
 }
 
 /// A host and port as a URL has them.
@@ -553,6 +583,21 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_is_some_of_its_servers() {
+        let hosts = vec![("a".into(), 1), ("::1".into(), 6379)];
+        let expected = Config {
+            password: Some("p,w".into()),
+            pool_size: 2,
+            tls: Some(Authorities::System),
+            ..Config::at(Address::Cluster(hosts))
+        };
+        let config = Config::from_url("rediss+cluster://:p%2Cw@a:1,[::1]/0?pool_size=2").unwrap();
+        assert_eq!(config, expected);
+        assert_eq!(config.to_string(), "rediss+cluster://a:1,[::1]:6379");
+        assert_eq!(Config::from_url("redis+cluster://").unwrap().to_string(), "redis+cluster://localhost:6379");
+    }
+
+    #[test]
     fn unix_sockets_have_their_own_parameters() {
         let expected = Config {
             db: 4,
@@ -580,7 +625,9 @@ mod tests {
         assert!(refusal("redis://h?autostart=2").contains("autostart is \"2\""));
         assert!(refusal("redis://h?autostart=1").contains("another machine"));
         assert!(refusal("redis://h?tls_ca=/x").contains("tls_ca"));
-        assert!(refusal("redis+cluster://h").contains("not supported yet"));
+        assert!(refusal("redis+cluster://h/1").contains("database is \"1\""));
+        assert!(refusal("redis+cluster://h,:7").contains("no host"));
+        assert!(refusal("redis+cluster://h?autostart=1").contains("cluster"));
         assert!(refusal("redis+sentinel://h").contains("no service"));
         assert!(refusal("redis+sentinel://h,:x/s").contains("no host"));
         assert!(refusal("redis+sentinel://h,b:0/s").contains("port is 0"));
@@ -602,6 +649,8 @@ mod tests {
             "redis://user:se?cret@host",
             "redis+sentinel://user:se,cret/@host/s",
             "redis+sentinel://h,user:secret@b/s?colour=1",
+            "redis+cluster://user:secret@h/cret@b",
+            "redis+cluster://h,user:secret@b?colour=1",
             "redis+sentinel://h/s?sentinel_pass=se&cret",
             "redis://user:12?cret@host",
             "redis://user:se#cret@host",

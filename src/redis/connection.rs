@@ -84,6 +84,14 @@ impl Clock {
     }
 }
 
+/// What was sent of a pipeline.
+pub struct Sent {
+    /// See [`Exchange::sent`].
+    bytes: usize,
+    /// Why that is not all.
+    failure: Option<Error>,
+}
+
 /// What became of a pipeline.
 pub struct Exchange {
     /// The replies that came, in the order of the commands.
@@ -118,6 +126,9 @@ impl Connection {
         let connected = match &means.config.address {
             Address::Tcp { host, port } => Self::connect_to(&Place::Tcp { host, port: *port }, means, deadline),
             Address::Unix(path) => Self::connect_to(&Place::Unix(path), means, deadline),
+            Address::Cluster(servers) => address::first_of(servers, "server", deadline, |host, port, deadline| {
+                Self::connect_to(&Place::Tcp { host, port }, means, deadline)
+            }),
             Address::Sentinel(sentinels) => sentinel::master(sentinels, means, deadline).and_then(|(host, port)| {
                 let at = || format!("the master at {}", place(&host, port));
                 Self::connect_to(&Place::Tcp { host: &host, port }, means, deadline)
@@ -203,14 +214,28 @@ impl Connection {
 
     /// Sends `packed`, which holds `commands` commands, and reads as many replies, all within `patience`.
     pub fn exchange(&mut self, packed: &[u8], commands: usize, patience: Patience) -> Exchange {
+        let sent = self.send(packed, patience);
+        self.receive(commands, sent, patience)
+    }
+
+    /// The first half of an exchange.
+    pub fn send(&mut self, packed: &[u8], patience: Patience) -> Sent {
         self.broken = true;
-        let mut result = Exchange { replies: Vec::with_capacity(commands), sent: 0, received: 0, failure: None };
+        let mut sent = Sent { bytes: 0, failure: None };
         let mut wire = Wire { timed: self.socket.within(patience), tls: self.tls.as_mut() };
-        if let Err(error) = wire.send(packed, &mut result.sent) {
-            result.failure = Some(lost("sending", &reason(&error, wire.timed.failure.take())));
+        if let Err(error) = wire.send(packed, &mut sent.bytes) {
+            sent.failure = Some(lost("sending", &reason(&error, wire.timed.failure.take())));
         }
+        sent
+    }
+
+    /// The second half: reads the replies to the `commands` that were `sent`.
+    pub fn receive(&mut self, commands: usize, sent: Sent, patience: Patience) -> Exchange {
+        let Sent { bytes: sent, failure } = sent;
+        let mut result = Exchange { replies: Vec::with_capacity(commands), sent, received: 0, failure };
+        let mut wire = Wire { timed: self.socket.within(patience), tls: self.tls.as_mut() };
         // Also after a failed write: the server may have answered what came before, or said why it hung up.
-        if result.sent > 0 {
+        if sent > 0 {
             while result.replies.len() < commands {
                 match self.parser.parse_value(&mut wire) {
                     Ok(reply) => result.replies.push(reply),
@@ -228,6 +253,11 @@ impl Connection {
         }
         self.broken = result.failure.is_some();
         result
+    }
+
+    /// The socket, to wait for an answer on it.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Whether an exchange has failed: an answer may still be on its way.
@@ -330,7 +360,7 @@ pub fn refused(error: &ServerError) -> Error {
     let details = &details[..cut(details, ", with args").min(cut(details, " script: "))];
     let kind = match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Auth,
-        "LOADING" => Kind::Unavailable,
+        "LOADING" | "CLUSTERDOWN" | "TRYAGAIN" => Kind::Unavailable,
         _ if is_full(error) => Kind::Unavailable,
         // What scripts say before Redis 7.2.
         "ERR" if details.starts_with("The user executing the script can't") => Kind::Auth,

@@ -1,13 +1,15 @@
 //! Commands packed for one round trip, and the atomic scripts.
 
 use once_cell::race::OnceBox;
-use redis::Cmd;
+use redis::{Cmd, Value};
 
 /// Packed commands, and where each ends.
 #[derive(Default)]
 pub struct Pipeline {
     pub packed: Vec<u8>,
     ends: Vec<usize>,
+    /// Which of all replies are to an ASKING.
+    asking: Vec<usize>,
 }
 
 impl Pipeline {
@@ -27,8 +29,41 @@ impl Pipeline {
         self.ends.push(self.packed.len());
     }
 
+    /// The same for a server of a cluster that does not have the key's slot yet, and sends away who does not say so.
+    pub fn push_asking(&mut self, command: &Cmd) {
+        self.ask();
+        self.push(command);
+    }
+
+    /// The same commands, each as by [`Self::push_asking`].
+    pub fn asking(&self) -> Self {
+        let mut asking = Self::new();
+        for (i, end) in self.ends.iter().enumerate() {
+            asking.ask();
+            asking.packed.extend_from_slice(&self.packed[self.before(i)..*end]);
+            asking.ends.push(asking.packed.len());
+        }
+        asking
+    }
+
+    fn ask(&mut self) {
+        self.asking.push(self.replies());
+        redis::cmd("ASKING").write_packed_command(&mut self.packed);
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// How many replies come.
+    pub fn replies(&self) -> usize {
+        self.ends.len() + self.asking.len()
+    }
+
+    /// Leaves those to the commands.
+    pub fn strip(&self, replies: &mut Vec<Value>) {
+        let mut at = 0..;
+        replies.retain(|_| at.next().is_none_or(|at| !self.asking.contains(&at)));
     }
 
     /// Bytes of the commands before command `i`.

@@ -2,12 +2,11 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use super::config::Config;
 use super::connection::{Connection, Means, Refusal};
-use super::tls;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{lock, wait_until};
 
@@ -18,7 +17,13 @@ pub struct Pool {
     size: usize,
     state: Mutex<State>,
     freed: Condvar,
-    /// Connections made since the pool began.
+    counts: Arc<Counts>,
+}
+
+/// Of all pools of a client.
+#[derive(Default)]
+pub struct Counts {
+    /// Connections made.
     pub connected: AtomicU64,
     /// Of these, those in the place of one that was lost.
     pub reconnected: AtomicU64,
@@ -45,20 +50,10 @@ pub struct Lease<'a> {
 }
 
 impl Pool {
-    pub fn new(config: Config, tls: Option<tls::Settings>) -> Self {
-        let size = config.pool_size;
-        Self::of(Means { config, tls }, size)
-    }
-
-    /// As empty as a new one, with the same settings, but for `size` connections.
-    pub fn anew(&self, size: usize) -> Self {
-        Self::of(self.means.clone(), size)
-    }
-
-    fn of(means: Means, size: usize) -> Self {
+    /// An empty one, for `size` connections.
+    pub fn new(means: Means, size: usize, counts: Arc<Counts>) -> Self {
         let state = Mutex::new(State { idle: Vec::new(), open: 0, lost: 0, generation: 0 });
-        let (connected, reconnected) = (AtomicU64::new(0), AtomicU64::new(0));
-        Pool { means, size, state, freed: Condvar::new(), connected, reconnected }
+        Pool { means, size, state, freed: Condvar::new(), counts }
     }
 
     pub fn config(&self) -> &Config {
@@ -116,11 +111,11 @@ impl Pool {
             let Error { message, .. } = refusal.into();
             Refusal::Other(Error::new(Kind::Timeout, message))
         })?;
-        self.connected.fetch_add(1, Relaxed);
+        self.counts.connected.fetch_add(1, Relaxed);
         let mut state = lock(&self.state);
         if state.lost > 0 {
             state.lost -= 1;
-            self.reconnected.fetch_add(1, Relaxed);
+            self.counts.reconnected.fetch_add(1, Relaxed);
         }
         drop(state);
         Ok(connection)

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::chunk::{self, Chunk};
 use super::store::Write;
 use crate::error::{Error, Kind, Result};
+use crate::metrics::Metrics;
 use crate::sync::{lock, wait_until};
 
 /// Records at most for which memory is made ahead: 13 MB of addresses. Beyond them a store in some hundred allocates.
@@ -97,7 +98,7 @@ impl Losses {
         Losses { records: self.records + later.records, ..self }
     }
 
-    fn into_error(self) -> Error {
+    pub fn into_error(self) -> Error {
         let (records, Error { kind, message }) = (self.records, self.first);
         Error::new(kind, format!("{} lost since the last flush: {message}", counted(records)))
     }
@@ -113,8 +114,19 @@ impl State {
         self.accepted - self.settled
     }
 
-    /// Copies a write into the last chunk or a new one. False where there is no memory.
+    /// Accepts a write. False where there is no memory.
     fn add(&mut self, write: &Write<'_>, slot: usize) -> bool {
+        if !self.put(write) {
+            return false;
+        }
+        self.accepted += write.records.len() as u64;
+        self.most = self.most.max(self.queued());
+        self.last[slot] = self.accepted;
+        true
+    }
+
+    /// Copies a write into the last chunk or a new one. False where there is no memory.
+    fn put(&mut self, write: &Write<'_>) -> bool {
         let size = chunk::entry_size(write);
         if !self.chunks.back().is_some_and(|chunk| chunk.has_room(size)) {
             let chunk = if size > chunk::SIZE { None } else { self.spare.pop() };
@@ -124,9 +136,6 @@ impl State {
         if let Some(chunk) = self.chunks.back_mut() {
             chunk.add(write);
         }
-        self.accepted += write.records.len() as u64;
-        self.most = self.most.max(self.queued());
-        self.last[slot] = self.accepted;
         true
     }
 
@@ -138,7 +147,7 @@ impl State {
             records <= BATCH
         };
         let count = self.chunks.iter().map(is_room).take_while(|is_room| *is_room).count();
-        self.chunks.drain(..count.max(1)).collect()
+        self.chunks.drain(..count.max(1).min(self.chunks.len())).collect()
     }
 
     /// Whether nothing more is to be written.
@@ -163,6 +172,26 @@ impl State {
     /// What is in the way.
     fn trouble(&self) -> &str {
         self.trouble.as_deref().unwrap_or("Redis is slow, or does not answer")
+    }
+}
+
+/// A queue as it is.
+pub struct Held<'q>(MutexGuard<'q, State>);
+
+impl Held<'_> {
+    /// How many records are in the queue.
+    pub fn queued(&self) -> u64 {
+        self.0.queued()
+    }
+
+    /// How many there were at most.
+    pub fn most(&self) -> u64 {
+        self.0.most
+    }
+
+    /// Whether it takes no more records.
+    pub fn is_closing(&self) -> bool {
+        self.0.closing.is_some() || self.0.ended.is_some()
     }
 }
 
@@ -207,15 +236,28 @@ impl Queue {
 
     /// Adds each write, and says in their order what came of it. Where the queue is full it waits, for `timeout` at most in
     /// all; while nothing moves, only the first one to find that out does. Who does not wait at all finds out nothing.
-    pub fn push(&self, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
+    ///
+    /// Whether a write belongs here is asked while nothing can be handed over to another queue; a write that does not has no
+    /// result.
+    pub fn push(
+        &self,
+        writes: &[Write<'_>],
+        timeout: Duration,
+        belongs: impl Fn(&Write<'_>) -> bool,
+        mut done: impl FnMut(Option<Result<()>>),
+    ) {
         let mut state = lock(&self.state);
         // When it ends, and what was settled when it began.
         let mut wait = None;
         for write in writes {
             let slot = self.slot(write.id);
             state = loop {
+                if !belongs(write) {
+                    done(None);
+                    break state;
+                }
                 if let Some(result) = self.try_add(&mut state, write, slot) {
-                    done(result);
+                    done(Some(result));
                     break state;
                 }
                 let (deadline, before) = *wait.get_or_insert_with(|| (Instant::now() + timeout, state.settled));
@@ -227,7 +269,7 @@ impl Queue {
                         if !timeout.is_zero() && state.settled == before {
                             state.stuck_at = Some(before);
                         }
-                        done(Err(self.full(&state, write)));
+                        done(Some(Err(self.full(&state, write))));
                         break state;
                     }
                 }
@@ -269,10 +311,9 @@ impl Queue {
         self.hasher.hash_one(id) as usize % SLOTS
     }
 
-    /// A view of how many records are in the queue now, and were at most, while nothing is settled.
-    pub fn observe<T>(&self, view: impl FnOnce(u64, u64) -> T) -> T {
-        let state = lock(&self.state);
-        view(state.queued(), state.most)
+    /// While this is held, nothing is accepted or settled.
+    pub fn hold(&self) -> Held<'_> {
+        Held(lock(&self.state))
     }
 
     // --- the writer's side ---
@@ -287,16 +328,16 @@ impl Queue {
         WRITES_OUT.get() == std::ptr::from_ref(self).addr()
     }
 
-    /// The next records to write, when there are some; `None` when the queue is closed and all are written, or no time is left.
-    pub fn next(&self) -> Option<Vec<Chunk>> {
+    /// Waits until there is something to write. False when the queue is closed and all is written, or no time is left.
+    pub fn await_work(&self) -> bool {
         let idle_since = Instant::now();
         let mut state = lock(&self.state);
         while !state.is_over() {
             if !state.chunks.is_empty() {
-                return Some(state.take());
+                return true;
             }
             if state.closing.is_some() {
-                return None;
+                return false;
             }
             let dozes = idle_since.elapsed() < LINGER;
             state.writer = if dozes { Writer::Dozes } else { Writer::Sleeps };
@@ -306,7 +347,40 @@ impl Queue {
             };
             state.writer = Writer::Works;
         }
-        None
+        false
+    }
+
+    /// The next records to write; none where there are none.
+    pub fn next(&self) -> Vec<Chunk> {
+        lock(&self.state).take()
+    }
+
+    /// Hands records that wait here over to the queues where `to` says that they belong, behind what is there; then `publish`
+    /// tells who pushes. Only on the writer's thread, between two batches. Returns how many are lost because there is no memory.
+    pub fn hand_over<'q>(&self, to: impl Fn(&str) -> Option<&'q Queue>, publish: impl FnOnce()) -> u64 {
+        let mut state = lock(&self.state);
+        let mut lost = 0;
+        let chunks = std::mem::take(&mut state.chunks);
+        for entry in chunks.iter().flat_map(Chunk::entries) {
+            let records: Vec<Metrics> = entry.records().collect();
+            let write = Write { id: entry.id, placement: entry.placement, records: &records };
+            let target = to(entry.id);
+            let is_kept = match target {
+                None => state.put(&write),
+                Some(queue) => lock(&queue.state).add(&write, queue.slot(entry.id)),
+            };
+            if target.is_some() || !is_kept {
+                state.accepted -= records.len() as u64;
+            }
+            if !is_kept {
+                lost += records.len() as u64;
+            }
+        }
+        state.spare.extend(chunks.into_iter().filter_map(Chunk::emptied));
+        publish();
+        drop(state);
+        self.progress.notify_all();
+        lost
     }
 
     /// The fate of all records in `chunks` is known. `tally` counts them, so that nobody sees them twice or not at all.
@@ -373,12 +447,15 @@ impl Queue {
 
     // --- waiting for it ---
 
-    /// Waits until all that was pushed so far is settled. Fails where some of it, or of what came since the last flush, was
-    /// not stored.
-    pub fn flush(&self, deadline: Instant) -> Result<()> {
+    /// Waits until all that was pushed so far is settled, or handed over.
+    pub fn await_all(&self, deadline: Instant) -> Result<()> {
         let position = lock(&self.state).accepted;
-        self.await_settled(position, deadline, || Ok(()))?;
-        lock(&self.state).losses.take().map_or(Ok(()), |losses| Err(losses.into_error()))
+        self.await_settled(position, deadline, || Ok(()))
+    }
+
+    /// What was lost since this was last asked.
+    pub fn take_losses(&self) -> Option<Losses> {
+        lock(&self.state).losses.take()
     }
 
     /// Waits until what was pushed of a request is settled, as long as `is_hopeful`.
@@ -389,11 +466,12 @@ impl Queue {
 
     fn await_settled(&self, position: u64, deadline: Instant, is_hopeful: impl Fn() -> Result<()>) -> Result<()> {
         let mut state = lock(&self.state);
-        while state.settled < position {
+        // What is handed over takes up no position here.
+        while state.settled < position.min(state.accepted) {
             is_hopeful()?;
             let given_up = |state: &State| {
                 let panic = state.ended.as_ref().filter(|error| error.kind == Kind::Panic);
-                let left = position.saturating_sub(state.settled);
+                let left = position.min(state.accepted).saturating_sub(state.settled);
                 let are = if left == 1 { "1 record is".into() } else { format!("{left} records are") };
                 let message = format!("{are} still in the queue: {}", state.trouble());
                 Err(panic.cloned().unwrap_or_else(|| Error::new(Kind::Timeout, message)))
@@ -418,28 +496,30 @@ impl Queue {
         }
     }
 
-    /// Takes no more records, and waits until those there are written. Fails where some were not stored, also before.
-    pub fn close(&self, deadline: Instant) -> Result<()> {
-        let is_awaited = !self.is_written_here();
+    /// Takes no more records, and writes those there are until `deadline`.
+    pub fn begin_close(&self, deadline: Instant) {
         let mut state = lock(&self.state);
-        let deadline = *state.closing.get_or_insert(deadline);
-        state.is_close_awaited |= is_awaited;
+        state.closing.get_or_insert(deadline);
+        state.is_close_awaited |= !self.is_written_here();
         drop(state);
         self.nudge();
-        if !is_awaited {
-            return Ok(());
-        }
-        let flushed = self.flush(deadline);
+    }
+
+    /// Waits until the records are written that there were when a close began. Fails where some were not, also before.
+    pub fn end_close(&self) -> Result<()> {
+        let Some(deadline) = self.closing().filter(|_| !self.is_written_here()) else { return Ok(()) };
+        let written = self.await_all(deadline);
         self.end(None);
         let mut state = lock(&self.state);
-        match flushed {
-            Err(Error { kind, message }) if state.queued() > 0 => {
+        let losses = state.losses.take().map(Losses::into_error);
+        match (written, losses) {
+            (Err(Error { kind, message }), losses) if state.queued() > 0 => {
                 let why = if kind == Kind::Panic { &message } else { state.trouble() };
                 let left = format!("{} given up, and may be stored all the same: {why}", counted(state.queued()));
-                let losses = state.losses.take().map_or(String::new(), |losses| format!("; {}", losses.into_error()));
-                Err(Error::new(kind, left + &losses))
+                Err(Error::new(kind, losses.map_or(left.clone(), |losses| format!("{left}; {losses}"))))
             }
-            flushed => flushed,
+            (_, Some(losses)) => Err(losses),
+            (written, None) => written,
         }
     }
 
@@ -457,7 +537,6 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
     use crate::redis::Placement;
     use std::thread;
 
@@ -466,7 +545,8 @@ mod tests {
     fn push(queue: &Queue, count: usize, timeout: Duration) -> Result<()> {
         let records = vec![Metrics::default(); count];
         let mut result = Ok(());
-        queue.push(&[Write { id: "a", placement: Placement::Append, records: &records }], timeout, |it| result = it);
+        let write = Write { id: "a", placement: Placement::Append, records: &records };
+        queue.push(&[write], timeout, |_| true, |it| result = it.unwrap());
         result
     }
 
@@ -479,7 +559,7 @@ mod tests {
     fn while_something_moves_everybody_waits_for_room() {
         let queue = Queue::new(10);
         push(&queue, 6, LONG).unwrap();
-        let chunks = queue.next().unwrap();
+        let chunks = queue.next();
         push(&queue, 4, LONG).unwrap();
         thread::scope(|scope| {
             let greedy = scope.spawn(|| push(&queue, 8, Duration::from_millis(300)));
@@ -504,14 +584,15 @@ mod tests {
         push(&queue, 200_000, LONG).unwrap();
         let (mut seen, mut sizes) = (0, Vec::new());
         while seen < 220_000 {
-            let chunks = queue.next().unwrap();
+            let chunks = queue.next();
             sizes.push(chunks.iter().map(Chunk::records).sum::<usize>());
             seen += sizes[sizes.len() - 1];
             queue.settle(chunks, None, || {});
         }
         assert!(sizes[..sizes.len() - 1].iter().all(|size| *size <= BATCH), "{sizes:?}");
         assert_eq!(sizes.last(), Some(&200_000));
-        assert_eq!(queue.observe(|queued, most| (queued, most)), (0, 220_000));
+        let held = queue.hold();
+        assert_eq!((held.queued(), held.most()), (0, 220_000));
     }
 
     #[test]
@@ -520,8 +601,9 @@ mod tests {
         push(&queue, 3, LONG).unwrap();
         assert_eq!(queue.end(Some(Error::new(Kind::Panic, "a bug"))), 3);
         assert_eq!(push(&queue, 1, LONG).unwrap_err().kind, Kind::Panic);
-        assert_eq!(queue.flush(Instant::now() + LONG).unwrap_err().kind, Kind::Panic);
-        let error = queue.close(Instant::now() + LONG).unwrap_err();
+        assert_eq!(queue.await_all(Instant::now() + LONG).unwrap_err().kind, Kind::Panic);
+        queue.begin_close(Instant::now() + LONG);
+        let error = queue.end_close().unwrap_err();
         assert_eq!(
             (error.kind, error.message.as_str()),
             (Kind::Panic, "3 records were given up, and may be stored all the same: a bug")

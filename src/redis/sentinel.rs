@@ -4,26 +4,17 @@ use std::time::Instant;
 
 use redis::Value;
 
-use super::address::Place;
-use super::client::first_refusal;
-use super::config::{Sentinels, place};
+use super::address::{self, Place};
+use super::ask::first_refusal;
+use super::config::Sentinels;
 use super::connection::{Connection, Means, login};
 use super::pipeline::Pipeline;
-use super::socket::remaining;
 
 /// The host and port of the master, by the first sentinel that knows; or why none does.
 pub fn master(sentinels: &Sentinels, means: &Means, deadline: Instant) -> Result<(String, u16), String> {
-    let count = sentinels.hosts.len();
-    let mut whys = Vec::with_capacity(count);
-    for (i, (host, port)) in sentinels.hosts.iter().enumerate() {
-        // One that does not answer leaves time for the others, and for the master.
-        let share = remaining(deadline).map_err(|error| error.to_string())? / (count - i + 1) as u32;
-        match ask(sentinels, host, *port, means, Instant::now() + share) {
-            Ok(master) => return Ok(master),
-            Err(why) => whys.push(format!("sentinel {}: {why}", place(host, *port))),
-        }
-    }
-    Err(whys.join("; "))
+    address::first_of(&sentinels.hosts, "sentinel", deadline, |host, port, deadline| {
+        ask(sentinels, host, port, means, deadline)
+    })
 }
 
 fn ask(

@@ -132,6 +132,25 @@ impl Socket {
     }
 }
 
+/// Which of some sockets has something to read first, or was closed; `None` where `deadline` comes before.
+pub fn first_readable(sockets: &[&Socket], deadline: Instant) -> Option<usize> {
+    let wanted = |socket: &&Socket| libc::pollfd { fd: socket.entry.descriptor, events: libc::POLLIN, revents: 0 };
+    let mut polled: Vec<libc::pollfd> = sockets.iter().map(wanted).collect();
+    loop {
+        // Rounded up, so that it is not asked over and over in the last millisecond.
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis() as i32 + 1;
+        // SAFETY: as many entries as there are.
+        let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, left) };
+        if ready > 0 {
+            return polled.iter().position(|socket| socket.revents != 0);
+        }
+        let is_interrupted = ready < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
+        if !is_interrupted || Instant::now() >= deadline {
+            return None;
+        }
+    }
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
         let mut sockets = lock(&OPEN);

@@ -1,17 +1,20 @@
 //! Storing: appends at most once, indexed records exactly once, a batch in one round trip.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
 
-use super::client::{Client, unexpected};
+use super::ask::unexpected;
+use super::client::Client;
 use super::connection::refused;
+use super::node::{Line, Node};
 use super::pipeline::Pipeline;
-use super::pool::Pool;
 use super::queue::Losses;
 use super::socket::Patience;
 use super::task::{self, Call, Task};
+use super::trip::{self, Trip};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
 use crate::metrics::Metrics;
@@ -36,13 +39,43 @@ pub struct Write<'a> {
     pub records: &'a [Metrics],
 }
 
-/// What went wrong with a round trip.
-pub struct Failure {
+/// Why some tasks are not done after an attempt.
+pub struct Setback {
     pub error: Error,
+    /// The server; `None` where it is not known who has the key.
+    pub node: Option<Arc<Node>>,
     /// Whether there was a connection at all.
     pub connected: bool,
-    /// Whether all was stored, but not on the replicas that should have it.
-    pub lacks_replicas: bool,
+}
+
+impl Setback {
+    /// Notes it with the tasks that it hits. A caller's are given up, unless the server may be asked again in a moment: without
+    /// one, only what is in doubt is worth waiting for.
+    fn hits(self, calls: &mut [Call<'_, '_, '_>], line: Line) -> Self {
+        let is_worth_it = self.connected || calls.iter().any(Call::in_doubt);
+        let is_hopeless = matches!(line, Line::Calls) && (self.error.kind == Kind::Timeout || !is_worth_it);
+        calls.iter_mut().for_each(|call| call.set_back(&self.error, is_hopeless));
+        self
+    }
+
+    /// Whether the server is known to be away.
+    pub fn is_away(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.breaker.check().is_err())
+    }
+}
+
+/// What of an attempt goes to one server.
+struct Part<'t, 'a> {
+    node: Arc<Node>,
+    tasks: Vec<&'t mut Task<'a>>,
+}
+
+/// It is on its way.
+struct Leg<'n, 't, 'a> {
+    trip: Trip<'n>,
+    calls: Vec<Call<'n, 't, 'a>>,
+    /// Whether the last command is a WAIT.
+    waits: bool,
 }
 
 impl Client {
@@ -67,8 +100,8 @@ impl Client {
     /// Queues each write for which there is room, without waiting for any; one result each. Only with a writer.
     pub fn queue_now(&self, writes: &[Write<'_>]) -> Vec<Result<()>> {
         let mut results = Vec::with_capacity(writes.len());
-        if let Some(writer) = &self.writer {
-            writer.push(self, writes, Duration::ZERO, |result| results.push(result));
+        if let Some(lanes) = &self.lanes {
+            lanes.push(self, writes, Duration::ZERO, |result| results.push(result));
         }
         results
     }
@@ -76,16 +109,16 @@ impl Client {
     /// Records that were accepted will never be stored: the next flush fails for that, and they count as refused.
     pub fn give_up(&self, records: u64, first: Error) {
         self.stats.refused.fetch_add(records, Relaxed);
-        if let Some(writer) = &self.writer {
-            writer.queue.lose(Losses { records, first });
+        if let Some(lanes) = &self.lanes {
+            lanes.lose(Losses { records, first });
         }
     }
 
     fn store_each(&self, writes: &[Write<'_>], done: impl FnMut(Result<()>)) {
         let start = Instant::now();
-        match &self.writer {
+        match &self.lanes {
             None => self.store_now(writes).into_iter().for_each(done),
-            Some(writer) => writer.push(self, writes, self.pool.config().timeout, done),
+            Some(lanes) => lanes.push(self, writes, self.config().timeout, done),
         }
         self.stats.store_calls.record(start.elapsed());
     }
@@ -94,72 +127,155 @@ impl Client {
         let deadline = self.deadline();
         let mut tasks: Vec<Task<'_>> = writes.iter().map(|write| Task::new(*write, self)).collect();
         task::keep_order(&mut tasks);
-        // What a take of this process left in doubt belongs before what is stored now.
-        self.settle_claims(deadline);
-        // Time runs out when replicas lack, and says less.
-        let mut lack = None;
         for attempt in 0.. {
             if tasks.iter().all(Task::is_done) {
                 break;
             }
-            let Err(failure) = self.attempt(&self.pool, &mut tasks, deadline.into()) else { continue };
-            if failure.lacks_replicas {
-                lack = Some(failure.error.clone());
-            }
-            // Without a server, only what is in doubt is worth waiting for.
-            let is_worth_it = failure.connected || tasks.iter().any(|task| task.in_doubt() && !task.is_done());
-            if failure.error.kind == Kind::Timeout || !is_worth_it || !self.pause(attempt, deadline) {
-                let cause = lack.as_ref().unwrap_or(&failure.error);
-                tasks.iter_mut().filter(|task| !task.is_done()).for_each(|task| task.fail(cause));
+            let setbacks = self.attempt(Line::Calls, &mut tasks, deadline.into());
+            let goes_on = setbacks.is_empty() || tasks.iter().all(Task::is_done);
+            if !goes_on && !self.pause_for(&setbacks, attempt, deadline) {
+                tasks.iter_mut().for_each(Task::give_up);
             }
         }
         tasks.into_iter().map(|task| self.tally(task)).collect()
     }
 
-    /// One round trip over a connection of `pool` for all tasks that are not done.
-    pub(super) fn attempt(&self, pool: &Pool, tasks: &mut [Task<'_>], patience: Patience) -> Result<(), Failure> {
-        let ttl_ms = self.pool.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
-        let mut pending: Vec<&mut Task<'_>> = tasks.iter_mut().filter(|task| !task.is_done()).collect();
+    /// As [`Self::pause`]. Where several servers are troubled, some may soon be there.
+    fn pause_for(&self, setbacks: &[Setback], attempt: u32, deadline: Instant) -> bool {
+        let node = match setbacks {
+            [only] => only.node.as_deref(),
+            _ => None,
+        };
+        self.pause(node, attempt, deadline)
+    }
+
+    /// One round trip to each server that has keys of tasks that are not done. Afterwards each of these has its outcome, or
+    /// knows what is in its way, or may be attempted again at once.
+    pub(super) fn attempt(&self, line: Line, tasks: &mut [Task<'_>], patience: Patience) -> Vec<Setback> {
+        let mut setbacks = Vec::new();
+        let mut parts = self.parts(line, tasks, patience.deadline, &mut setbacks);
+        // What a take of this process left in doubt belongs before what is stored now.
+        let is_here = |key: &str| parts.iter().any(|part| self.topology.is_at(key, &part.node));
+        self.settle_claims(self.deadline().min(patience.deadline), is_here);
+        let sending = self.patience_of_each(parts.len(), line, patience);
+        let mut legs = Vec::with_capacity(parts.len());
+        for part in &mut parts {
+            match self.set_out(part, line, sending) {
+                Ok(leg) => legs.push(leg),
+                Err(setback) => setbacks.push(setback),
+            }
+        }
+        while !legs.is_empty() {
+            let first = trip::first_answered(legs.iter().map(|leg| &leg.trip), patience.deadline);
+            setbacks.extend(self.arrive(legs.swap_remove(first), line, patience));
+        }
+        setbacks
+    }
+
+    /// Splits tasks by the servers that have their keys.
+    fn parts<'t, 'a>(
+        &self,
+        line: Line,
+        tasks: &'t mut [Task<'a>],
+        deadline: Instant,
+        setbacks: &mut Vec<Setback>,
+    ) -> Vec<Part<'t, 'a>> {
+        let mut parts: Vec<Part<'t, 'a>> = Vec::new();
+        for task in task::pending(tasks, self.topology.cluster().is_some()) {
+            let node = match task.route(self, deadline) {
+                Ok(node) => node,
+                Err(error) => {
+                    let setback = Setback { error, node: None, connected: false };
+                    setbacks.push(setback.hits(&mut task::calls(&mut [task]), line));
+                    continue;
+                }
+            };
+            match parts.iter_mut().find(|part| Arc::ptr_eq(&part.node, &node)) {
+                Some(part) => part.tasks.push(task),
+                None => parts.push(Part { node, tasks: vec![task] }),
+            }
+        }
+        // Who waits for a connection has those to servers that come before, and nobody waits in a circle.
+        parts.sort_by_key(|part| part.node.number);
+        parts
+    }
+
+    /// A server that takes nothing in leaves time for the others.
+    fn patience_of_each(&self, parts: usize, line: Line, patience: Patience) -> Patience {
+        match line {
+            Line::Calls if parts > 1 => {
+                let stall = patience.stall.min(self.config().timeout / (2 * parts as u32));
+                Patience { stall, ..patience }
+            }
+            _ => patience,
+        }
+    }
+
+    /// Sends tasks to their server.
+    fn set_out<'n, 't, 'a>(
+        &self,
+        Part { node, tasks }: &'n mut Part<'t, 'a>,
+        line: Line,
+        patience: Patience,
+    ) -> Result<Leg<'n, 't, 'a>, Setback> {
+        let ttl_ms = self.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
         // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task, and the
         // writer has one task a key at a time.
-        pending.sort_by_key(|task| task.rank());
-        let mut calls = task::calls(&mut pending);
+        tasks.sort_by_key(|task| task.rank());
+        let mut calls = task::calls(tasks);
         let wait = self.wait_for_replicas(patience);
         let pack = |too_late| {
             let mut pipeline = Pipeline::new();
-            calls.iter().for_each(|call| pipeline.push(&call.command(ttl_ms, too_late)));
+            for call in &calls {
+                let command = call.command(ttl_ms, too_late);
+                if call.is_asking() { pipeline.push_asking(&command) } else { pipeline.push(&command) }
+            }
             wait.iter().for_each(|wait| pipeline.push(wait));
             pipeline
         };
-        let exchanged = self.exchange(pool, pack, patience);
-        let (pipeline, exchange) =
-            exchanged.map_err(|error| Failure { error, connected: false, lacks_replicas: false })?;
-        self.stats.retried.fetch_add(calls.iter_mut().map(Call::sent).sum(), Relaxed);
-        for (call, reply) in calls.iter_mut().zip(&exchange.replies) {
-            call.settle(reply, self);
+        match self.send(node, line, pack, patience) {
+            Ok(trip) => {
+                self.stats.retried.fetch_add(calls.iter_mut().map(Call::sent).sum(), Relaxed);
+                Ok(Leg { trip, calls, waits: wait.is_some() })
+            }
+            Err(error) => {
+                let setback = Setback { error, node: Some(node.clone()), connected: false };
+                Err(setback.hits(&mut calls, line))
+            }
         }
-        if let Some(error) = exchange.failure {
+    }
+
+    /// Takes in a server's answers.
+    fn arrive(&self, leg: Leg<'_, '_, '_>, line: Line, patience: Patience) -> Option<Setback> {
+        let Leg { trip, mut calls, waits } = leg;
+        let node = trip.node().clone();
+        let (pipeline, exchange) = self.receive(trip, patience);
+        for (call, reply) in calls.iter_mut().zip(&exchange.replies) {
+            call.settle(reply, &node, self);
+        }
+        let error = if let Some(error) = exchange.failure {
             for (i, call) in calls.iter_mut().enumerate().skip(exchange.replies.len()) {
                 if pipeline.was_sent(i, exchange.sent) {
                     call.lost(&error);
                 }
             }
             // Whether they are on the replicas is not known.
-            calls.iter_mut().filter(|_| wait.is_some()).for_each(|call| call.is_not_replicated(&error));
-            return Err(Failure { error, connected: true, lacks_replicas: false });
-        }
-        match exchange.replies.last().filter(|_| wait.is_some()).and_then(|reply| self.shortage(reply)) {
-            None => Ok(()),
-            Some(error) => {
-                calls.iter_mut().for_each(|call| call.is_not_replicated(&error));
-                Err(Failure { error, connected: true, lacks_replicas: true })
-            }
-        }
+            calls.iter_mut().filter(|_| waits).for_each(|call| call.is_not_replicated(&error));
+            error
+        } else if let Some(error) = exchange.replies.last().filter(|_| waits).and_then(|reply| self.shortage(reply)) {
+            calls.iter_mut().for_each(|call| call.is_not_replicated(&error));
+            error
+        } else {
+            // What was sent elsewhere, nobody knows where.
+            let error = calls.iter().find_map(|call| call.setback().cloned())?;
+            return Some(Setback { error, node: Some(node), connected: true });
+        };
+        Some(Setback { error, node: Some(node), connected: true }.hits(&mut calls, line))
     }
 
     /// What waits until the replicas have what was sent before, if they have to.
     fn wait_for_replicas(&self, patience: Patience) -> Option<Cmd> {
-        let config = self.pool.config();
+        let config = self.config();
         let left = patience.deadline.saturating_duration_since(Instant::now()).min(patience.stall).min(config.timeout);
         // Time is left for the answer.
         let wait =
@@ -169,7 +285,7 @@ impl Client {
 
     /// Why the answer to WAIT is not enough, if so.
     fn shortage(&self, reply: &Value) -> Option<Error> {
-        let wanted = self.pool.config().wait_replicas;
+        let wanted = self.config().wait_replicas;
         match reply {
             Value::Int(count) if *count >= i64::from(wanted) => None,
             Value::Int(count) => {

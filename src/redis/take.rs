@@ -6,12 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{ServerErrorKind, Value};
+use redis::Value;
 
+use super::ask::{Answer, Lost, first_refusal, unexpected};
 use super::claims::{CLAIM_LIFE, CLOCK_MARGIN, Unseen};
-use super::client::{Answer, Client, Lost, first_refusal, unexpected};
+use super::client::Client;
 use super::connection::refused;
 use super::pipeline::{CLAIM, Pipeline};
+use super::slot;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
 use crate::process;
@@ -71,8 +73,7 @@ impl Client {
         let key = &self.settled_key(id, deadline)?;
         let claim = claim_name(key);
         let (answer, too_late) = self.claim(key, &claim, wanted, deadline);
-        let unseen =
-            Unseen { lives_for_ever: self.pool.config().ttl.is_none(), too_late, due: deadline + CLOCK_MARGIN };
+        let unseen = Unseen { lives_for_ever: self.config().ttl.is_none(), too_late, due: deadline + CLOCK_MARGIN };
         let Answer { replies, is_repeated } = answer.map_err(|lost| {
             if lost.was_sent {
                 self.doubt(key, &claim, unseen);
@@ -138,7 +139,7 @@ impl Client {
                     pipeline.push(redis::cmd("LRANGE").arg(claim).arg(0).arg(-1));
                     pipeline
                 };
-            self.ask_script(commands, deadline)
+            self.ask_script(key, commands, deadline)
         };
         let answer = match ask(false) {
             // Too late by a clock that has been put forward, for somebody is still waiting.
@@ -154,7 +155,7 @@ impl Client {
     pub fn count(&self, id: &str) -> Result<usize> {
         let deadline = self.deadline();
         let key = self.settled_key(id, deadline)?;
-        let replies = self.ask(&|_| Pipeline::of(redis::cmd("LLEN").arg(&key)), deadline)?;
+        let replies = self.ask(&key, &|_| Pipeline::of(redis::cmd("LLEN").arg(&key)), deadline)?;
         match replies[0] {
             Value::Int(count) => Ok(count as usize),
             ref other => Err(unexpected(other)),
@@ -166,20 +167,7 @@ impl Client {
         let deadline = self.deadline();
         let key = self.settled_key(id, deadline)?;
         // Unlike DEL, a trim to nothing leaves a foreign value alone.
-        self.ask(&|_| Pipeline::of(redis::cmd("LTRIM").arg(&key).arg(1).arg(0)), deadline).map(drop)
-    }
-
-    /// As [`Self::ask_each`], for commands that begin with a script: packed with its hash (false), or whole where the server
-    /// does not know that.
-    pub(super) fn ask_script(&self, pack: impl Fn(bool, u64) -> Pipeline, deadline: Instant) -> Result<Answer, Lost> {
-        let answer = self.ask_each(&|too_late| pack(false, too_late), deadline)?;
-        match &answer.replies[0] {
-            Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
-                let again = self.ask_each(&|too_late| pack(true, too_late), deadline);
-                again.map(|again| again.after(&answer)).map_err(|lost| lost.after(&answer))
-            }
-            _ => Ok(answer),
-        }
+        self.ask(&key, &|_| Pipeline::of(redis::cmd("LTRIM").arg(&key).arg(1).arg(0)), deadline).map(drop)
     }
 }
 
@@ -199,15 +187,15 @@ fn parse_all(elements: &Value) -> Result<Vec<Metrics>> {
     elements.iter().enumerate().map(parse).collect()
 }
 
-/// A name nobody else uses, in the key's own cluster slot, which is that of its hash tag: the first `{...}` that is not
-/// empty. A key without one becomes the tag, unless it has a `}` that would end the tag early; on a cluster such a key
-/// can be stored but not taken.
+/// A name nobody else uses, in the key's own slot of a cluster: that of its hash tag. A key without one becomes the tag, unless
+/// it has a `}` that would end the tag early; then another tag of the slot does.
 fn claim_name(key: &str) -> String {
     // Each RandomState is keyed differently, from the system's randomness; only a fork makes two alike.
     let token = RandomState::new().hash_one(process::id());
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).filter(|(tag, _)| !tag.is_empty());
-    if tag.is_some() || key.contains('}') {
+    if slot::tag(key).is_some() {
         format!("{key}:pita-claim:{token:016x}")
+    } else if key.contains('}') {
+        format!("{{{}}}{key}:pita-claim:{token:016x}", slot::tag_of(slot::of(key)))
     } else {
         format!("{{{key}}}:pita-claim:{token:016x}")
     }
@@ -224,11 +212,13 @@ mod tests {
             ("x{y", "{x{y}:"),
             ("a{b}c", "a{b}c:"),
             ("{tag}", "{tag}:"),
-            // No tag at all, and none that can be made.
-            ("a}b", "a}b:"),
-            ("{}x", "{}x:"),
+            // The key can be no tag.
+            ("a}b", "{"),
+            ("{}x", "{"),
         ] {
-            assert!(claim_name(key).starts_with(start), "{key}");
+            let claim = claim_name(key);
+            assert!(claim.starts_with(start), "{key}: {claim}");
+            assert_eq!(slot::of(&claim), slot::of(key), "{key}: {claim}");
         }
         assert_ne!(claim_name("a"), claim_name("a"));
     }

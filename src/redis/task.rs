@@ -1,11 +1,15 @@
 //! A write on its way to the server: the command it is put in, and what the answers mean.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
 
 use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
-use super::client::{Client, unexpected};
+use super::ask::{DETOURS, DISAGREEMENT, Elsewhere, unexpected};
+use super::client::Client;
 use super::connection::{is_passing, refused};
+use super::node::Node;
 use super::pipeline::STORE;
 use super::store::{Placement, Write};
 use crate::error::{Error, Kind, Result};
@@ -43,6 +47,18 @@ pub struct Task<'a> {
     in_doubt: bool,
     /// Lost since it was last sent.
     is_lost: bool,
+    /// Whether there are others of its list, which must not overtake it.
+    shares_list: bool,
+    /// That of its key; 0 where there is no cluster.
+    slot: u16,
+    /// Who is to be asked the next time, if not who has the slot.
+    asking: Option<Arc<Node>>,
+    /// How often it was sent elsewhere.
+    detours: u32,
+    /// Why it is not done.
+    setback: Option<Error>,
+    /// Why it may not be on the replicas that should have it.
+    lack: Option<Error>,
     /// The server's answer, or why there will be none.
     outcome: Option<Outcome>,
 }
@@ -67,7 +83,26 @@ impl<'a> Task<'a> {
             (Placement::Append, Some(_)) if renews => Form::Script,
             (Placement::Append, Some(_)) => Form::PushExisting,
         };
-        Task { write, key, form, renews, at_any_time: false, in_doubt: false, is_lost: false, outcome: None }
+        Task {
+            write,
+            form,
+            renews,
+            slot: client.slot(&key),
+            key,
+            at_any_time: false,
+            in_doubt: false,
+            is_lost: false,
+            shares_list: false,
+            asking: None,
+            detours: 0,
+            setback: None,
+            lack: None,
+            outcome: None,
+        }
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     pub fn write(&self) -> &Write<'a> {
@@ -79,11 +114,6 @@ impl<'a> Task<'a> {
         self.outcome.is_some()
     }
 
-    /// Whether it was sent without an answer so far.
-    pub fn in_doubt(&self) -> bool {
-        self.in_doubt
-    }
-
     /// Whether this is worth a line of its own in the log: that there was no connection has been logged already.
     pub fn is_news(&self) -> bool {
         match self.outcome {
@@ -93,9 +123,37 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// Gives up: `cause` kept it from being settled.
-    pub fn fail(&mut self, cause: &Error) {
-        self.outcome = Some(Outcome::Failed(cause.clone()));
+    /// Gives up, if it is not done: `cause` kept it from being settled.
+    fn fail(&mut self, cause: &Error) {
+        if !self.is_done() {
+            // When time runs out because replicas lack, that says more.
+            let cause = self.lack.take().unwrap_or_else(|| cause.clone());
+            self.outcome = Some(Outcome::Failed(cause));
+        }
+    }
+
+    /// Gives up, if it is not done: there is no time left.
+    pub fn give_up(&mut self) {
+        let cause = self.setback.take().unwrap_or_else(|| Error::new(Kind::Timeout, "no time is left"));
+        self.fail(&cause);
+    }
+
+    /// Who is to be asked.
+    pub fn route(&mut self, client: &Client, deadline: Instant) -> Result<Arc<Node>> {
+        match &self.asking {
+            Some(node) => Ok(node.clone()),
+            None => client.route(&self.key, deadline),
+        }
+    }
+
+    /// Why it is not done, if it is not and something is in the way.
+    pub fn setback(&self) -> Option<&Error> {
+        self.setback.as_ref().filter(|_| !self.is_done())
+    }
+
+    /// Something is in the way.
+    fn set_back(&mut self, cause: &Error) {
+        (self.setback, self.asking) = (Some(cause.clone()), None);
     }
 
     /// Takes back the refusal of a server that is not ready, such as one that loads its data, and returns it.
@@ -134,7 +192,7 @@ impl<'a> Task<'a> {
     }
 
     /// It was sent, and the answer was lost for this reason.
-    pub fn lost(&mut self, cause: &Error) {
+    fn lost(&mut self, cause: &Error) {
         (self.in_doubt, self.is_lost) = (true, true);
         if self.write.placement == Placement::Append {
             self.fail(cause);
@@ -144,13 +202,14 @@ impl<'a> Task<'a> {
     /// If it was stored just now, the replicas do not have it for sure, for this reason: it is as good as lost.
     fn is_not_replicated(&mut self, cause: &Error) {
         if matches!(self.outcome, Some(Outcome::Stored)) {
-            self.outcome = None;
+            (self.outcome, self.lack) = (None, Some(cause.clone()));
             self.lost(cause);
         }
     }
 
     /// It is sent. Returns how many records of it had been lost.
-    pub fn sent(&mut self) -> u64 {
+    fn sent(&mut self) -> u64 {
+        (self.asking, self.setback) = (None, None);
         if std::mem::take(&mut self.is_lost) { self.write.records.len() as u64 } else { 0 }
     }
 
@@ -180,6 +239,17 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// It was not executed, but sent elsewhere.
+    fn detour(&mut self, elsewhere: &Elsewhere) {
+        self.detours += 1;
+        match elsewhere {
+            Elsewhere::Unknown(error) => self.setback = Some(error.clone()),
+            _ if self.detours > DETOURS => self.setback = Some(Error::new(Kind::Unavailable, DISAGREEMENT)),
+            Elsewhere::ByMap => {}
+            Elsewhere::Asking(node) => self.asking = Some(node.clone()),
+        }
+    }
+
     fn gap(&self, length: i64) -> Error {
         let records = if length == 1 { "record" } else { "records" };
         let index = match self.write.placement {
@@ -191,11 +261,11 @@ impl<'a> Task<'a> {
     }
 
     /// Tasks of equal rank may share a call.
-    pub fn rank(&self) -> (bool, usize) {
+    pub fn rank(&self) -> (bool, usize, u16) {
         match self.form {
-            Form::Script | Form::UnknownScript => (false, self.write.records.len()),
+            Form::Script | Form::UnknownScript => (false, self.write.records.len(), self.slot),
             // Of the others, those of one key must stay in their order.
-            _ => (true, 0),
+            _ => (true, 0, 0),
         }
     }
 
@@ -206,6 +276,7 @@ impl<'a> Task<'a> {
             && self.form == other.form
             && self.renews == other.renews
             && self.at_any_time == other.at_any_time
+            && self.asking.is_some() == other.asking.is_some()
     }
 }
 
@@ -224,9 +295,22 @@ pub fn keep_order(tasks: &mut [Task<'_>]) {
     for task in tasks.iter() {
         *count.entry(task.write.id).or_insert(0) += 1;
     }
-    for task in tasks.iter_mut().filter(|task| count[task.write.id] > 1 && task.form != Form::Push) {
-        task.form = Form::WholeScript;
+    for task in tasks.iter_mut().filter(|task| count[task.write.id] > 1) {
+        task.shares_list = true;
+        if task.form != Form::Push {
+            task.form = Form::WholeScript;
+        }
     }
+}
+
+/// Those that are not done. A server of a cluster may send one of several commands elsewhere, and execute the next: there, of
+/// each list the first one alone.
+pub fn pending<'t, 'a>(tasks: &'t mut [Task<'a>], is_cluster: bool) -> impl Iterator<Item = &'t mut Task<'a>> {
+    let mut lists = HashSet::new();
+    tasks
+        .iter_mut()
+        .filter(|task| !task.is_done())
+        .filter(move |task| !is_cluster || !task.shares_list || lists.insert(task.write.id))
 }
 
 /// Tasks that one command stores together.
@@ -278,14 +362,27 @@ impl Call<'_, '_, '_> {
         command
     }
 
+    /// Whether the server is to be told that it is known not to have the slot yet.
+    pub fn is_asking(&self) -> bool {
+        self.0[0].asking.is_some()
+    }
+
     /// As [`Task::sent`], for all.
     pub fn sent(&mut self) -> u64 {
         self.0.iter_mut().map(|task| task.sent()).sum()
     }
 
-    /// Takes in the answer to the command: an answer to each of its writes, or one that is for all.
-    pub fn settle(&mut self, reply: &Value, client: &Client) {
+    /// Takes in `node`'s answer to the command: an answer to each of its writes, or one that is for all.
+    pub fn settle(&mut self, reply: &Value, node: &Node, client: &Client) {
         let tasks = &mut self.0;
+        if let Some(elsewhere) = client.elsewhere(node, reply) {
+            tasks.iter_mut().for_each(|task| task.detour(&elsewhere));
+            // While a slot is moved, some of its lists may be here and some there.
+            if tasks.len() > 1 && matches!(elsewhere, Elsewhere::Unknown(_)) {
+                tasks.iter_mut().for_each(|task| task.form = Form::WholeScript);
+            }
+            return;
+        }
         match reply {
             Value::Array(answers) if answers.len() == tasks.len() => {
                 tasks.iter_mut().zip(answers).for_each(|(task, answer)| task.settle(answer, client));
@@ -301,6 +398,26 @@ impl Call<'_, '_, '_> {
     /// The command was sent, and the answer was lost for this reason.
     pub fn lost(&mut self, cause: &Error) {
         self.0.iter_mut().for_each(|task| task.lost(cause));
+    }
+
+    /// Something is in the way of those that are not done, and they are given up where that `is_hopeless`.
+    pub fn set_back(&mut self, cause: &Error, is_hopeless: bool) {
+        for task in self.0.iter_mut().filter(|task| !task.is_done()) {
+            task.set_back(cause);
+            if is_hopeless {
+                task.fail(cause);
+            }
+        }
+    }
+
+    /// What is in the way of any.
+    pub fn setback(&self) -> Option<&Error> {
+        self.0.iter().find_map(|task| task.setback())
+    }
+
+    /// Whether any may have been stored, which is not known.
+    pub fn in_doubt(&self) -> bool {
+        self.0.iter().any(|task| task.in_doubt && !task.is_done())
     }
 
     /// See [`Task::is_not_replicated`].

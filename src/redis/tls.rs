@@ -42,6 +42,7 @@ impl Settings {
         let hosts: Vec<&String> = match &config.address {
             Address::Tcp { host, .. } => vec![host],
             Address::Sentinel(sentinels) => sentinels.hosts.iter().map(|(host, _)| host).collect(),
+            Address::Cluster(hosts) => hosts.iter().map(|(host, _)| host).collect(),
             Address::Unix(_) => vec![],
         };
         if let Some(host) = hosts.into_iter().find(|host| ServerName::try_from(host.as_str()).is_err()) {

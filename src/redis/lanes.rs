@@ -1,0 +1,329 @@
+//! The queues of write-behind. Each server of a cluster has one, and a thread that empties it: one that is away holds up nobody
+//! else's records.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::client::Client;
+use super::config::{Address, Config};
+use super::queue::{Losses, Queue};
+use super::slot;
+use super::store::Write;
+use super::topology::Map;
+use crate::error::{Error, Kind, Result};
+use crate::log::{self, Level, Limit};
+use crate::process::with_signals_blocked;
+use crate::sync::lock;
+
+/// A queue, and who empties it.
+pub struct Lane {
+    pub queue: Queue,
+    number: u16,
+    is_started: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// All queues of a client.
+pub struct Lanes {
+    /// Records that each may hold.
+    capacity: usize,
+    /// By their numbers. There is always one, and none ever goes.
+    all: ArcSwap<Vec<Arc<Lane>>>,
+    /// Which one takes the records of each slot; where there is no cluster, there is one slot.
+    of_slot: Box<[AtomicU16]>,
+    /// Where they should go. Who has it locked may hand records over, or hold several queues.
+    plan: Mutex<Plan>,
+    /// How often records were handed over.
+    moves: AtomicU64,
+}
+
+/// Which lane should take the records of each slot.
+struct Plan {
+    /// The version of the map that it was made by.
+    version: u64,
+    of_slot: Vec<u16>,
+}
+
+impl Lane {
+    fn new(number: u16, capacity: usize) -> Arc<Self> {
+        let (queue, is_started) = (Queue::new(capacity), AtomicBool::new(false));
+        Arc::new(Lane { queue, number, is_started, thread: Mutex::default() })
+    }
+
+    /// Starts the thread, if there is none.
+    fn start(self: &Arc<Self>, client: &Client) -> io::Result<()> {
+        if self.is_started.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut thread = lock(&self.thread);
+        // Another thread may have started it; and a client that is about to go has nothing to write.
+        let (None, Some(client)) = (&*thread, client.weak().upgrade()) else { return Ok(()) };
+        self.queue.reserve();
+        let me = self.clone();
+        let run = move || client.write_out(&me);
+        let started = with_signals_blocked(|| thread::Builder::new().name("pita-writer".into()).spawn(run));
+        *thread = Some(started?);
+        self.is_started.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Lanes {
+    /// The threads start when there is something to write.
+    pub fn new(config: &Config) -> Self {
+        let slots = if matches!(config.address, Address::Cluster(_)) { slot::COUNT } else { 1 };
+        Lanes {
+            capacity: config.queue,
+            all: ArcSwap::from_pointee(vec![Lane::new(0, config.queue)]),
+            of_slot: (0..slots).map(|_| AtomicU16::new(0)).collect(),
+            plan: Mutex::new(Plan { version: 0, of_slot: vec![0; slots] }),
+            moves: AtomicU64::new(0),
+        }
+    }
+
+    fn lane_of(&self, slot: u16) -> Arc<Lane> {
+        self.all.load()[usize::from(self.number_of(slot))].clone()
+    }
+
+    fn number_of(&self, slot: u16) -> u16 {
+        // Written while the lane's queue is locked.
+        self.of_slot[usize::from(slot)].load(Ordering::Acquire)
+    }
+
+    /// Queues each write; one result each. Blocks only while a queue is full, for `timeout` at most.
+    pub fn push(&self, client: &Client, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
+        static FULL: Limit = Limit::new();
+        let mut refusal = None;
+        let note = |result: Result<()>| {
+            if let (None, Err(error)) = (&refusal, &result)
+                && error.kind == Kind::QueueFull
+            {
+                refusal = Some(error.message.clone());
+            }
+            done(result);
+        };
+        match self.of_slot.len() {
+            1 => self.push_to(&self.lane_of(0), client, writes, timeout, |_| true, note),
+            _ => self.push_by_slot(client, writes, timeout, note),
+        }
+        // Now that no lock is held: whoever listens may call the library. Who does not wait tries again.
+        if let (Some(message), false) = (refusal, timeout.is_zero()) {
+            log::emit_limited(&FULL, Level::Warning, || message);
+        }
+    }
+
+    fn push_by_slot(&self, client: &Client, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
+        let deadline = Instant::now() + timeout;
+        for write in writes {
+            let slot = client.slot(&client.key(write.id));
+            let mut is_done = false;
+            while !is_done {
+                let lane = self.lane_of(slot);
+                let left = deadline.saturating_duration_since(Instant::now());
+                let note = |result| {
+                    is_done = true;
+                    done(result);
+                };
+                let belongs = |_: &Write<'_>| self.number_of(slot) == lane.number;
+                self.push_to(&lane, client, std::slice::from_ref(write), left, belongs, note);
+            }
+        }
+    }
+
+    /// Of a write that does not belong there any more, nothing is told.
+    fn push_to(
+        &self,
+        lane: &Arc<Lane>,
+        client: &Client,
+        writes: &[Write<'_>],
+        timeout: Duration,
+        belongs: impl Fn(&Write<'_>) -> bool,
+        mut done: impl FnMut(Result<()>),
+    ) {
+        match lane.start(client) {
+            Ok(()) => lane.queue.push(writes, timeout, belongs, |result| result.into_iter().for_each(&mut done)),
+            Err(error) => {
+                let error = Error::new(Kind::Unavailable, format!("no thread can be started for writing: {error}"));
+                writes.iter().map(|_| Err(error.clone())).for_each(done);
+            }
+        }
+    }
+
+    /// A view of how many records are queued now, and were at most in each queue, while nothing is settled.
+    pub fn observe<T>(&self, view: impl FnOnce(u64, u64) -> T) -> T {
+        let _plan = lock(&self.plan);
+        let all = self.all.load();
+        let held: Vec<_> = all.iter().map(|lane| lane.queue.hold()).collect();
+        view(held.iter().map(|queue| queue.queued()).sum(), held.iter().map(|queue| queue.most()).sum())
+    }
+
+    /// Has everybody look again: a server is back, or has gone away.
+    pub fn nudge(&self) {
+        self.all.load().iter().for_each(|lane| lane.queue.nudge());
+    }
+
+    /// Records that were accepted, but never came into a queue.
+    pub fn lose(&self, losses: Losses) {
+        self.all.load()[0].queue.lose(losses);
+    }
+
+    /// Waits until all that was pushed so far is settled. Fails where some of it, or of what came since the last flush, was
+    /// not stored.
+    pub fn flush(&self, deadline: Instant) -> Result<()> {
+        self.until_nothing_moves(|| self.all.load().iter().try_for_each(|lane| lane.queue.await_all(deadline)))?;
+        let all = self.all.load();
+        let losses = all.iter().filter_map(|lane| lane.queue.take_losses()).reduce(Losses::and);
+        losses.map_or(Ok(()), |losses| Err(losses.into_error()))
+    }
+
+    /// Waits until what was pushed of a request is settled, as long as `is_hopeful`.
+    pub fn await_request(
+        &self,
+        id: &str,
+        slot: u16,
+        deadline: Instant,
+        is_hopeful: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        self.until_nothing_moves(|| self.lane_of(slot).queue.await_request(id, deadline, &is_hopeful))
+    }
+
+    /// Waits once more where records were handed over meanwhile.
+    fn until_nothing_moves(&self, wait: impl Fn() -> Result<()>) -> Result<()> {
+        loop {
+            let before = self.moves.load(Ordering::Acquire);
+            wait()?;
+            if self.moves.load(Ordering::Acquire) == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes no more records, and waits until those there are written, at most until `deadline`. The threads end; where one is
+    /// in the middle of a round trip, a moment later.
+    pub fn close(&self, deadline: Instant) -> Result<()> {
+        let plan = lock(&self.plan);
+        let all = self.all.load_full();
+        all.iter().for_each(|lane| lane.queue.begin_close(deadline));
+        drop(plan);
+        let mut failure: Option<Error> = None;
+        for lane in all.iter() {
+            let Err(error) = lane.queue.end_close() else { continue };
+            // Other losses were logged when they happened.
+            if lane.queue.hold().queued() > 0 {
+                log::emit(Level::Error, || error.message.clone());
+            }
+            failure = Some(match failure {
+                Some(first) => Error::new(first.kind, format!("{first}; {error}")),
+                None => error,
+            });
+        }
+        // All is written: the threads do nothing more, unless this is one of them.
+        if !all.iter().any(|lane| lane.queue.is_written_here()) {
+            for lane in all.iter().filter(|lane| lane.queue.hold().queued() == 0) {
+                let thread = lock(&lane.thread).take();
+                let _ = thread.map(JoinHandle::join);
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Waits for a close under way: until all is written, or given up.
+    pub fn await_end(&self) {
+        self.all.load().iter().for_each(|lane| lane.queue.await_end());
+    }
+
+    /// Hands over what is in the queue of a lane but belongs into others, now that the servers have the slots as in `map`. Only on
+    /// the lane's thread, between two batches, so that nothing of what is handed over is on its way.
+    pub fn arrange(&self, lane: &Lane, client: &Client, map: &Map) {
+        let mut plan = lock(&self.plan);
+        if plan.version != map.version {
+            *plan = self.plan(map);
+        }
+        let is_misplaced =
+            |slot: &u16| self.number_of(*slot) == lane.number && self.target(&plan, *slot) != lane.number;
+        let misplaced: Vec<u16> = (0..slot::COUNT as u16).filter(is_misplaced).collect();
+        let all = self.all.load_full();
+        if misplaced.is_empty() || all.iter().any(|lane| lane.queue.hold().is_closing()) {
+            return;
+        }
+        let to = |id: &str| {
+            let slot = client.slot(&client.key(id));
+            let target = self.target(&plan, slot);
+            let is_misplaced = self.number_of(slot) == lane.number && target != lane.number;
+            is_misplaced.then(|| &all[usize::from(target)].queue)
+        };
+        let publish = || {
+            for slot in &misplaced {
+                self.of_slot[usize::from(*slot)].store(self.target(&plan, *slot), Ordering::Release);
+            }
+            self.moves.fetch_add(1, Ordering::Release);
+        };
+        let lost = lane.queue.hand_over(to, publish);
+        drop(plan);
+        self.wake(&all, client);
+        if lost > 0 {
+            client.give_up(lost, Error::new(Kind::Unavailable, "there was no memory to hand them over"));
+        }
+    }
+
+    fn target(&self, plan: &MutexGuard<'_, Plan>, slot: u16) -> u16 {
+        plan.of_slot[usize::from(slot)]
+    }
+
+    /// Has them write what was handed over to them.
+    fn wake(&self, all: &[Arc<Lane>], client: &Client) {
+        for lane in all.iter().filter(|lane| lane.queue.hold().queued() > 0) {
+            static NO_THREAD: Limit = Limit::new();
+            if let Err(error) = lane.start(client) {
+                // The next store tries again.
+                log::emit_limited(&NO_THREAD, Level::Error, || {
+                    format!("no thread can be started for writing: {error}")
+                });
+            }
+            lane.queue.nudge();
+        }
+    }
+
+    /// A lane for each node: the one that has most of its slots, if no other node has more there. Else one that has no node, or a
+    /// new one.
+    fn plan(&self, map: &Map) -> Plan {
+        let slots = || 0..slot::COUNT as u16;
+        let mut shares = HashMap::<(usize, u16), usize>::new();
+        for slot in slots() {
+            if let Some(node) = map.index_of(slot) {
+                *shares.entry((node, self.number_of(slot))).or_default() += 1;
+            }
+        }
+        let mut shares: Vec<_> = shares.into_iter().collect();
+        shares.sort_unstable_by_key(|((node, lane), count)| (std::cmp::Reverse(*count), *node, *lane));
+        let mut of_node = HashMap::<usize, u16>::new();
+        let mut all = Vec::clone(&self.all.load());
+        let mut is_taken = vec![false; all.len()];
+        for ((node, lane), _) in &shares {
+            if !of_node.contains_key(node) && !is_taken[usize::from(*lane)] {
+                is_taken[usize::from(*lane)] = true;
+                of_node.insert(*node, *lane);
+            }
+        }
+        for ((node, _), _) in &shares {
+            of_node.entry(*node).or_insert_with(|| {
+                let lane = is_taken.iter().position(|is_taken| !is_taken).unwrap_or(all.len());
+                if lane == all.len() {
+                    all.push(Lane::new(lane as u16, self.capacity));
+                    is_taken.push(true);
+                }
+                is_taken[lane] = true;
+                lane as u16
+            });
+        }
+        self.all.store(Arc::new(all));
+        let target = |slot| map.index_of(slot).map_or_else(|| self.number_of(slot), |node| of_node[&node]);
+        Plan { version: map.version, of_slot: slots().map(target).collect() }
+    }
+}

@@ -1,0 +1,309 @@
+//! Which server has which key.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use redis::Value;
+
+use super::address;
+use super::ask::first_refusal;
+use super::config::{Address, Config, place};
+use super::connection::{Connection, Means};
+use super::node::Node;
+use super::pool::Counts;
+use super::slot;
+use crate::error::{Error, Kind, Result};
+use crate::sync::{lock, wait_until};
+
+/// All servers that there are.
+pub enum Topology {
+    /// One server, or wherever the sentinels say that it is.
+    One(Arc<Node>),
+    Cluster(Box<Cluster>),
+}
+
+/// A cluster, of which some servers were told.
+pub struct Cluster {
+    means: Means,
+    counts: Arc<Counts>,
+    /// Stands for all of it, while nothing is known: whether anybody answers.
+    pub entry: Arc<Node>,
+    /// `None` as long as nothing is known.
+    map: ArcSwapOption<Map>,
+    look: Mutex<Look>,
+    looked: Condvar,
+}
+
+/// The last look at the cluster's own map.
+#[derive(Default)]
+struct Look {
+    is_under_way: bool,
+    ended: Option<Instant>,
+}
+
+/// After a look the map is good for so long, unless somebody says otherwise of a slot.
+const REST: Duration = Duration::from_millis(250);
+
+/// Which node has which slot.
+pub struct Map {
+    /// Grows with each change.
+    pub version: u64,
+    pub nodes: Vec<Arc<Node>>,
+    /// For each slot which of the nodes has it.
+    slots: Box<[u16]>,
+}
+
+/// Of a slot that no node has.
+const NOBODY: u16 = u16::MAX;
+
+impl Map {
+    pub fn node_of(&self, slot: u16) -> Option<&Arc<Node>> {
+        self.index_of(slot).map(|index| &self.nodes[index])
+    }
+
+    /// The same, as an index into the nodes.
+    pub fn index_of(&self, slot: u16) -> Option<usize> {
+        Some(usize::from(self.slots[usize::from(slot)])).filter(|index| *index < self.nodes.len())
+    }
+
+    pub fn has(&self, node: &Arc<Node>) -> bool {
+        self.nodes.iter().any(|other| Arc::ptr_eq(other, node))
+    }
+
+    /// One of all slots that nobody has.
+    pub fn gap(&self) -> Option<usize> {
+        self.slots.iter().position(|node| *node == NOBODY)
+    }
+
+    fn find(&self, host: &str, port: u16) -> Option<&Arc<Node>> {
+        self.nodes.iter().find(|node| is_at(node.config(), host, port))
+    }
+}
+
+fn is_at(config: &Config, host: &str, port: u16) -> bool {
+    matches!(&config.address, Address::Tcp { host: its, port: its_port } if its == host && *its_port == port)
+}
+
+/// Slots from the first to the last, and who has them.
+struct Range {
+    first: u16,
+    last: u16,
+    host: String,
+    port: u16,
+}
+
+impl Topology {
+    pub fn new(means: Means, counts: Arc<Counts>) -> Self {
+        let node = Node::new(&means, &counts);
+        match means.config.address {
+            Address::Cluster(_) => Topology::Cluster(Box::new(Cluster {
+                means,
+                counts,
+                entry: node,
+                map: ArcSwapOption::empty(),
+                look: Mutex::default(),
+                looked: Condvar::new(),
+            })),
+            _ => Topology::One(node),
+        }
+    }
+
+    pub fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Topology::One(_) => None,
+            Topology::Cluster(cluster) => Some(cluster),
+        }
+    }
+
+    /// Every server that is known.
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        match self {
+            Topology::One(node) => vec![node.clone()],
+            Topology::Cluster(cluster) => cluster.map().map_or_else(Vec::new, |map| map.nodes.clone()),
+        }
+    }
+
+    /// Who has a key, as far as is known.
+    pub fn known_node(&self, key: &str) -> Option<Arc<Node>> {
+        match self {
+            Topology::One(node) => Some(node.clone()),
+            Topology::Cluster(cluster) => cluster.map()?.node_of(slot::of(key)).cloned(),
+        }
+    }
+
+    /// Whether a node has a key, as far as is known.
+    pub fn is_at(&self, key: &str, node: &Arc<Node>) -> bool {
+        match self {
+            Topology::One(_) => true,
+            Topology::Cluster(_) => self.known_node(key).is_some_and(|its| Arc::ptr_eq(&its, node)),
+        }
+    }
+}
+
+impl Cluster {
+    pub fn map(&self) -> Option<Arc<Map>> {
+        self.map.load_full()
+    }
+
+    fn new_node(&self, host: &str, port: u16) -> Arc<Node> {
+        Node::new(&self.means_at(host, port), &self.counts)
+    }
+
+    fn means_at(&self, host: &str, port: u16) -> Means {
+        let address = Address::Tcp { host: host.into(), port };
+        Means { config: Config { address, ..self.means.config.clone() }, tls: self.means.tls.clone() }
+    }
+
+    /// The node at an address that a server has told; a new one if it is not known.
+    pub fn node_at(&self, host: &str, port: u16) -> Arc<Node> {
+        self.change(host, port, |_, _| {})
+    }
+
+    /// A server has told that another one has a slot.
+    pub fn moved(&self, slot: u16, host: &str, port: u16) -> Arc<Node> {
+        self.change(host, port, |slots, index| {
+            if let Some(its) = slots.get_mut(usize::from(slot)) {
+                *its = index;
+            }
+        })
+    }
+
+    fn change(&self, host: &str, port: u16, change: impl Fn(&mut [u16], u16)) -> Arc<Node> {
+        let known = self.map().and_then(|map| map.find(host, port).cloned());
+        let node = known.unwrap_or_else(|| self.new_node(host, port));
+        self.map.rcu(|map| {
+            let map = map.as_ref()?;
+            let (mut nodes, mut slots) = (map.nodes.clone(), map.slots.clone());
+            let index = nodes.iter().position(|other| Arc::ptr_eq(other, &node)).unwrap_or(nodes.len());
+            if index == nodes.len() {
+                nodes.push(node.clone());
+            }
+            change(&mut slots, index as u16);
+            Some(Arc::new(Map { version: next_version(), nodes, slots }))
+        });
+        node
+    }
+
+    /// Whether it is time to look at the cluster's own map.
+    pub fn wants_look(&self) -> bool {
+        let look = lock(&self.look);
+        !look.is_under_way && look.ended.is_none_or(|ended| ended.elapsed() > REST)
+    }
+
+    /// Asks for the cluster's own map; where somebody else does that, waits for it. Returns the nodes that have no slots any more.
+    pub fn look(&self, deadline: Instant) -> Result<Vec<Arc<Node>>> {
+        let began = Instant::now();
+        let mut look = lock(&self.look);
+        while look.is_under_way {
+            look = wait_until(&self.looked, look, deadline).ok_or_else(|| self.unknown("no answer in time"))?;
+        }
+        if look.ended.is_some_and(|ended| ended > began) && self.map.load().is_some() {
+            return Ok(Vec::new());
+        }
+        look.is_under_way = true;
+        drop(look);
+        let _end = Ended(self);
+        self.ask(deadline).map(|ranges| self.install(&ranges))
+    }
+
+    fn unknown(&self, why: &str) -> Error {
+        Error::new(Kind::Unavailable, format!("no connection to {}: {why}", self.means.config))
+    }
+
+    /// Asks one server after the other, first those that were there when they were last seen.
+    fn ask(&self, deadline: Instant) -> Result<Vec<Range>> {
+        let mut hosts = Vec::new();
+        let known = self.map().map_or_else(Vec::new, |map| map.nodes.clone());
+        for node in known.iter().filter(|node| node.breaker.check().is_ok()) {
+            if let Address::Tcp { host, port } = &node.config().address {
+                hosts.push((host.clone(), *port));
+            }
+        }
+        if let Address::Cluster(told) = &self.means.config.address {
+            hosts.extend(told.iter().cloned());
+        }
+        let mut refusal = None;
+        let answer = address::first_of(&hosts, "server", deadline, |host, port, deadline| {
+            self.ask_one(host, port, deadline).map_err(|error| {
+                let message = error.message.clone();
+                if error.kind != Kind::Unavailable {
+                    refusal.get_or_insert(error);
+                }
+                message
+            })
+        });
+        answer.map_err(|why| refusal.unwrap_or_else(|| self.unknown(&why)))
+    }
+
+    fn ask_one(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<Range>> {
+        let mut connection = Connection::open(&self.means_at(host, port), deadline)?;
+        let exchange =
+            connection.exchange(&redis::cmd("CLUSTER").arg("SLOTS").get_packed_command(), 1, deadline.into());
+        if let Some(error) = first_refusal(&exchange.replies).or(exchange.failure) {
+            return Err(error.of(format_args!("{}", place(host, port))));
+        }
+        let ranges = exchange.replies.first().and_then(|reply| ranges(reply, host)).unwrap_or_default();
+        if ranges.is_empty() {
+            return Err(Error::new(Kind::Unavailable, format!("{} knows of no slots", place(host, port))));
+        }
+        Ok(ranges)
+    }
+
+    fn install(&self, ranges: &[Range]) -> Vec<Arc<Node>> {
+        let before = self.map().map_or_else(Vec::new, |map| map.nodes.clone());
+        let mut nodes: Vec<Arc<Node>> = Vec::new();
+        let mut slots = vec![NOBODY; slot::COUNT].into_boxed_slice();
+        for Range { first, last, host, port } in ranges {
+            let known = nodes.iter().position(|node| is_at(node.config(), host, *port));
+            let index = known.unwrap_or_else(|| {
+                let known = before.iter().find(|node| is_at(node.config(), host, *port));
+                nodes.push(known.cloned().unwrap_or_else(|| self.new_node(host, *port)));
+                nodes.len() - 1
+            });
+            if let Some(slots) = slots.get_mut(usize::from(*first)..=usize::from(*last)) {
+                slots.fill(index as u16);
+            }
+        }
+        let map = Map { version: next_version(), nodes, slots };
+        let gone = before.into_iter().filter(|node| !map.has(node)).collect();
+        self.map.store(Some(Arc::new(map)));
+        gone
+    }
+}
+
+/// Never 0.
+fn next_version() -> u64 {
+    static VERSIONS: AtomicU64 = AtomicU64::new(1);
+    VERSIONS.fetch_add(1, Relaxed)
+}
+
+/// The end of a look, whatever came of it.
+struct Ended<'a>(&'a Cluster);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.look) = Look { is_under_way: false, ended: Some(Instant::now()) };
+        self.0.looked.notify_all();
+    }
+}
+
+/// The answer to CLUSTER SLOTS of the server at `asked`: first, last, the master, and its replicas; of each host, port, and more.
+fn ranges(reply: &Value, asked: &str) -> Option<Vec<Range>> {
+    let Value::Array(entries) = reply else { return None };
+    let range = |entry: &Value| {
+        let Value::Array(entry) = entry else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = entry.as_slice() else { return None };
+        let [host, Value::Int(port), ..] = master.as_slice() else { return None };
+        let host = match host {
+            Value::Nil => asked.to_string(),
+            host => redis::from_redis_value_ref::<String>(host).ok()?,
+        };
+        let host = if host.is_empty() { asked.to_string() } else { host };
+        let number = |number: &i64| u16::try_from(*number).ok();
+        Some(Range { first: number(first)?, last: number(last)?, host, port: number(port)? })
+    };
+    // A server whose address is not known to the one that was asked has "?" for a host, and cannot be reached.
+    Some(entries.iter().filter_map(range).filter(|range| range.host != "?").collect())
+}
