@@ -72,7 +72,7 @@ test-sentinel:
 	@scripts/setup.sh test
 	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
 	@cmake --build build --target pita_redis_tests
-	@build/cpp_tests/pita_redis_tests --gtest_brief=1 --gtest_filter='SentinelTest.*:WaitReplicas.*'
+	@build/cpp_tests/pita_redis_tests --gtest_brief=1 --gtest_filter='Sentinel*:WaitReplicas.*'
 
 .PHONY: test-gpu
 test-gpu:

@@ -9,16 +9,29 @@
 #include <thread>
 
 #include "support/behind.hpp"
+#include "support/certificates.hpp"
+#include "support/child.hpp"
 #include "support/log.hpp"
+#include "support/processes.hpp"
 #include "support/sentinels.hpp"
 
 using namespace support;
 
 namespace {
 
+void store_and_take(const std::string &id) {
+    ASSERT_OK(append(id, records(2)));
+    ASSERT_OK(store_at(id, 2, records(1, 2)));
+    ASSERT_EQ(take(id).records, records(3));
+}
+
 class SentinelTest : public testing::Test {
   protected:
-    void open(const std::string &options) { session_ = std::make_unique<Session>(sentinels.url(options)); }
+    // `login` is "user:password@".
+    void open(const std::string &options, const std::string &login = "") {
+        close();
+        session_ = std::make_unique<Session>(sentinels.url(options, login));
+    }
     void close() { session_.reset(); }
 
     // Stores record after record, each until it is OK, while `meanwhile` happens; returns how many.
@@ -44,8 +57,7 @@ class SentinelTest : public testing::Test {
 
     void kill_the_master() {
         std::this_thread::sleep_for(milliseconds(300));
-        sentinels.first().kill();
-        sentinels.await_failover(sentinels.first().port());
+        sentinels.kill_the_master();
     }
 
     // All that was OK is there once and in order; of the one that was tried last it may not be known.
@@ -63,8 +75,9 @@ class SentinelTest : public testing::Test {
             return all;
         }();
         const auto found = static_cast<std::int64_t>(different.size());
-        std::printf("sentinel: a failover under load: %lld records OK, %lld lost, %zu doubled\n", static_cast<long long>(stored),
-                    static_cast<long long>(std::max<std::int64_t>(stored - found, 0)), taken.records.size() - different.size());
+        std::printf("sentinel: a failover under load: %lld records OK, %lld lost, %zu doubled\n",
+                    static_cast<long long>(stored), static_cast<long long>(std::max<std::int64_t>(stored - found, 0)),
+                    taken.records.size() - different.size());
     }
 
     Sentinels sentinels;
@@ -147,6 +160,193 @@ TEST_F(SentinelTest, BehindRidesOverAFailover) {
     expect_all(stored);
     EXPECT_EQ(stats_now().uncertain, 0U);
 }
+
+// The pool has told the first master already how long the list is to live.
+TEST_F(SentinelTest, AListLivesItsTimeAlsoAtTheNextMaster) {
+    open("&timeout_ms=5000&ttl_s=100");
+    ASSERT_OK(store_at("a", 0, records(1)));
+    ASSERT_TRUE(eventually([&] { return Hiredis(sentinels.replica()).length("a") == 1; }));
+    sentinels.kill_the_master();
+    EXPECT_TRUE(eventually([] { return store_at("a", 1, records(1, 1)) == PITA_OK; }));
+    Hiredis next(sentinels.master());
+    EXPECT_EQ(stored(next, "a"), records(2));
+    EXPECT_GT(next.life_ms("a"), 0);
+    EXPECT_LE(next.life_ms("a"), 100000);
+}
+
+TEST_F(SentinelTest, AListThatLivesForEverDoesSoAtTheNextMaster) {
+    open("&timeout_ms=5000&ttl_s=0");
+    ASSERT_OK(store_at("a", 0, records(1)));
+    ASSERT_TRUE(eventually([&] { return Hiredis(sentinels.replica()).length("a") == 1; }));
+    sentinels.kill_the_master();
+    EXPECT_TRUE(eventually([] { return store_at("a", 1, records(1, 1)) == PITA_OK; }));
+    Hiredis next(sentinels.master());
+    EXPECT_EQ(stored(next, "a"), records(2));
+    EXPECT_EQ(next.life_ms("a"), -1);
+}
+
+// --- TLS -------------------------------------------------------------------------------------------------------------
+
+class SentinelTls : public testing::Test {
+  protected:
+    std::string url(const Authority &trusted) const {
+        return sentinels.url("&timeout_ms=10000&tls_ca=" + trusted.file());
+    }
+
+    Authority authority;
+    Sentinels sentinels{authority.options(), RedisServer::Port::tls};
+};
+
+TEST_F(SentinelTls, SentinelsAndEachMasterAreTrusted) {
+    const Session session(url(authority));
+    store_and_take("a");
+    ASSERT_OK(append("b", records(1)));
+    EXPECT_EQ(Hiredis(sentinels.master()).length("b"), 1);
+    sentinels.kill_the_master();
+    EXPECT_TRUE(eventually([] { return pita_redis_ping() == PITA_OK; }));
+    store_and_take("c");
+    ASSERT_OK(append("d", records(1)));
+    EXPECT_EQ(Hiredis(sentinels.master()).length("d"), 1);
+}
+
+TEST_F(SentinelTls, SentinelsOfAnotherAuthorityAreNot) {
+    const Authority another;
+    const Session session(url(another));
+    EXPECT_FAILS(PITA_ERR_UNAVAILABLE, append("a", records(1)), "sentinel 127.0.0.1:", "TLS", "certificate");
+    EXPECT_FAILS(PITA_ERR_UNAVAILABLE, pita_redis_ping(), "sentinel 127.0.0.1:", "TLS", "certificate");
+    EXPECT_EQ(Hiredis(sentinels.master()).keys(), 0);
+}
+
+// --- users and passwords ---------------------------------------------------------------------------------------------
+
+// Both need escapes in a URL.
+const std::string server_password = "p@ss,hunter";
+const std::string server_login = "user:p%40ss%2Chunter@";
+const std::string sentinel_password = "watch&prey";
+const std::string sentinel_login = "&sentinel_user=watcher&sentinel_pass=watch%26prey";
+
+// Servers and sentinels have a user each, besides the one without a password that they use among themselves.
+class SentinelAuth : public SentinelTest {
+  protected:
+    SentinelAuth() {
+        for (RedisServer *server : {&sentinels.first(), &sentinels.replica()}) {
+            Hiredis(*server).run({"ACL", "SETUSER", "user", "on", ">" + server_password, "~*", "+@all"});
+        }
+        for (std::size_t i = 0; i < 3; ++i) {
+            Hiredis(sentinels.sentinel(i)).run({"ACL", "SETUSER", "watcher", "on", ">" + sentinel_password, "+@all"});
+        }
+    }
+
+    bool the_master_knows_the_user() {
+        return Hiredis(sentinels.master()).run({"CLIENT", "LIST"}).text.find(" user=user ") != std::string::npos;
+    }
+
+    // Expects that a call fails because of the sentinels, for that reason, and that nothing tells a password.
+    static void expect_refused(const std::string &reason) {
+        Log log;
+        EXPECT_FAILS(PITA_ERR_UNAVAILABLE, pita_redis_ping(), "sentinel 127.0.0.1:", reason);
+        std::string said = pita_last_error();
+        for (const auto &[level, line] : log.lines()) {
+            said += line;
+        }
+        for (const char *secret : {"hunter", "prey", "guess"}) {
+            EXPECT_EQ(said.find(secret), std::string::npos) << said;
+        }
+    }
+};
+
+TEST_F(SentinelAuth, SentinelsAndEachMasterGetTheirOwnPassword) {
+    open("&timeout_ms=5000" + sentinel_login, server_login);
+    store_and_take("a");
+    EXPECT_TRUE(the_master_knows_the_user());
+    sentinels.kill_the_master();
+    EXPECT_TRUE(eventually([] { return pita_redis_ping() == PITA_OK; }));
+    store_and_take("b");
+    EXPECT_TRUE(the_master_knows_the_user());
+}
+
+TEST_F(SentinelAuth, WhatSentinelsRefuseIsNamed) {
+    for (const std::string who : {"watcher", "nobody"}) {
+        open("&sentinel_user=" + who + "&sentinel_pass=guess", server_login);
+        expect_refused("WRONGPASS");
+    }
+    for (std::size_t i = 0; i < 3; ++i) {
+        Hiredis(sentinels.sentinel(i)).run({"ACL", "SETUSER", "default", "resetpass", ">" + sentinel_password});
+    }
+    open("", server_login);
+    expect_refused("NOAUTH");
+    open("&sentinel_pass=watch%26prey", server_login);
+    EXPECT_OK(pita_redis_ping());
+}
+
+TEST_F(SentinelAuth, WhatTheMasterRefusesIsNamed) {
+    open(sentinel_login, "user:guess@");
+    EXPECT_FAILS(PITA_ERR_AUTH, pita_redis_ping(), "WRONGPASS");
+    EXPECT_EQ(std::string(pita_last_error()).find("guess"), std::string::npos) << pita_last_error();
+}
+
+// --- forks -----------------------------------------------------------------------------------------------------------
+
+class SentinelFork : public SentinelTest {};
+
+TEST_F(SentinelFork, LeavesParentAndChildEachWithConnectionsOfItsOwn) {
+    open("&timeout_ms=10000");
+    store_and_take("before");
+    const int port = sentinels.master().port();
+    ASSERT_EQ(sockets_to(port), 1);
+    Child child([&] {
+        EXPECT_EQ(sockets_to(port), 0);
+        store_and_take("child");
+        EXPECT_EQ(sockets_to(port), 1) << "its own";
+    });
+    store_and_take("parent");
+    EXPECT_TRUE(child.succeeded());
+    store_and_take("after");
+    EXPECT_EQ(stats_now().connections, 1U) << "the child has not touched the parent's connection";
+    EXPECT_EQ(Hiredis(sentinels.master()).keys(), 0);
+}
+
+TEST_F(SentinelFork, LeavesParentAndChildEachToFollowAFailover) {
+    open("&timeout_ms=5000");
+    Gate is_used, is_failed_over;
+    const auto comes_back = [] { return eventually([] { return pita_redis_ping() == PITA_OK; }); };
+    Child child([&] {
+        store_and_take("child");
+        is_used.open();
+        EXPECT_TRUE(is_failed_over.wait());
+        EXPECT_TRUE(comes_back());
+        EXPECT_OK(append("of the child", records(1)));
+    });
+    store_and_take("parent");
+    EXPECT_TRUE(is_used.wait());
+    sentinels.kill_the_master();
+    is_failed_over.open();
+    EXPECT_TRUE(comes_back());
+    EXPECT_OK(append("of the parent", records(1)));
+    EXPECT_TRUE(child.succeeded());
+    Hiredis master(sentinels.master());
+    EXPECT_EQ(stored(master, "of the child"), records(1));
+    EXPECT_EQ(stored(master, "of the parent"), records(1));
+}
+
+TEST_F(SentinelFork, LeavesTheChildAQueueOfItsOwn) {
+    open("&write=behind&timeout_ms=10000");
+    ASSERT_OK(append("parent", records(3)));
+    Child child([] {
+        EXPECT_EQ(stats_now().queued, 0U);
+        EXPECT_OK(append("child", records(2)));
+        EXPECT_OK(flush());
+        EXPECT_EQ(take("child").records, records(2));
+        EXPECT_OK(pita_redis_close());
+    });
+    ASSERT_OK(append("parent", records(2, 3)));
+    EXPECT_TRUE(child.succeeded());
+    ASSERT_OK(flush());
+    EXPECT_EQ(take("parent").records, records(5));
+    EXPECT_EQ(Hiredis(sentinels.master()).keys(), 0);
+}
+
+// --- wait_replicas ---------------------------------------------------------------------------------------------------
 
 TEST(WaitReplicas, AStoreWithoutEnoughReplicasIsUncertain) {
     RedisServer server;

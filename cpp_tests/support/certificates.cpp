@@ -54,6 +54,12 @@ Certificate Authority::sign_expired(const std::string &names) const {
     return sign(names, "-startdate 20200101000000Z -enddate 20200102000000Z");
 }
 
+std::vector<std::string> Authority::options() const {
+    const Certificate signed_one = sign("DNS:localhost,IP:127.0.0.1");
+    return {"--tls-cert-file",    signed_one.certificate, "--tls-key-file",     signed_one.key,
+            "--tls-ca-cert-file", file(),                 "--tls-auth-clients", "no"};
+}
+
 Certificate Authority::sign(const std::string &names, const std::string &validity) const {
     const Certificate made = {path("server.pem"), path("server.key")};
     write(path("names"), "subjectAltName = " + names + "\n");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace support {
 
@@ -29,6 +30,8 @@ class Authority {
     Certificate sign(const std::string &names) const;
     // One that was valid for a day in 2020.
     Certificate sign_expired(const std::string &names) const;
+    // Options of redis-servers on loopback that trust each other by this authority, and any client.
+    std::vector<std::string> options() const;
 
   private:
     Certificate sign(const std::string &names, const std::string &validity) const;

@@ -116,12 +116,12 @@ void RedisServer::thaw() {
 
 // False where the server ends before it is ready: most likely its port is taken.
 bool RedisServer::start() {
-    std::vector<std::string> words = {"redis-server", kind_ == Port::tls ? "--tls-port" : "--port",
-                                      std::to_string(port_)};
-    if (kind_ == Port::tls) {
+    const bool is_tls = kind_ == Port::tls || kind_ == Port::tls_sentinel;
+    std::vector<std::string> words = {"redis-server", is_tls ? "--tls-port" : "--port", std::to_string(port_)};
+    if (is_tls) {
         words.insert(words.end(), {"--port", "0"});
     }
-    if (kind_ == Port::sentinel) {
+    if (kind_ == Port::sentinel || kind_ == Port::tls_sentinel) {
         // It writes what it learns into a file.
         const std::string file = directory_ + "/sentinel.conf";
         std::ofstream(file, std::ios::app).flush();

@@ -16,7 +16,7 @@ namespace support {
 class RedisServer {
   public:
     // How the port is served, and by what. The unix socket is never encrypted.
-    enum class Port { plain, tls, sentinel };
+    enum class Port { plain, tls, sentinel, tls_sentinel };
 
     // Options are words of redis-server's command line, such as {"--requirepass", "secret"}.
     explicit RedisServer(std::vector<std::string> options = {}, Port kind = Port::plain);

@@ -17,14 +17,21 @@ class Sentinels {
   public:
     static constexpr const char *service = "main";
 
-    // `options` are those of both servers.
-    explicit Sentinels(std::vector<std::string> options = {}) {
+    // `options` are those of both servers, with TLS also those of the sentinels.
+    explicit Sentinels(std::vector<std::string> options = {}, RedisServer::Port kind = RedisServer::Port::plain)
+        : kind_(kind) {
+        std::vector<std::string> sentinel_options;
+        if (is_tls()) {
+            options.insert(options.end(), {"--tls-replication", "yes"});
+            sentinel_options = options;
+        }
         options.insert(options.end(), {"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"});
-        servers_.push_back(std::make_unique<RedisServer>(options));
+        servers_.push_back(std::make_unique<RedisServer>(options, kind));
         options.insert(options.end(), {"--replicaof", "127.0.0.1 " + std::to_string(servers_[0]->port())});
-        servers_.push_back(std::make_unique<RedisServer>(options));
+        servers_.push_back(std::make_unique<RedisServer>(options, kind));
         for (int i = 0; i < 3; ++i) {
-            sentinels_.push_back(std::make_unique<RedisServer>(std::vector<std::string>{}, RedisServer::Port::sentinel));
+            const auto sentinel_kind = is_tls() ? RedisServer::Port::tls_sentinel : RedisServer::Port::sentinel;
+            sentinels_.push_back(std::make_unique<RedisServer>(sentinel_options, sentinel_kind));
             Hiredis sentinel(*sentinels_.back());
             sentinel.run({"SENTINEL", "MONITOR", service, "127.0.0.1", std::to_string(servers_[0]->port()), "2"});
             sentinel.run({"SENTINEL", "SET", service, "down-after-milliseconds", "500", "failover-timeout", "5000"});
@@ -42,9 +49,9 @@ class Sentinels {
         });
     }
 
-    // "redis+sentinel://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/main?timeout_ms=..."
-    std::string url(const std::string &more = "") const {
-        std::string url = "redis+sentinel://";
+    // "redis+sentinel://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/main?timeout_ms=..."; `login` is "user:password@".
+    std::string url(const std::string &more = "", const std::string &login = "") const {
+        std::string url = (is_tls() ? "rediss+sentinel://" : "redis+sentinel://") + login;
         for (std::size_t i = 0; i < sentinels_.size(); ++i) {
             url += (i == 0 ? "" : ",") + sentinels_[i]->host_and_port();
         }
@@ -71,11 +78,20 @@ class Sentinels {
         });
     }
 
+    // Kills the first master; returns when the replica has taken over.
+    void kill_the_master() {
+        first().kill();
+        await_failover(first().port());
+    }
+
   private:
+    bool is_tls() const { return kind_ == RedisServer::Port::tls; }
+
     int master_port() {
         for (const auto &sentinel : sentinels_) {
             try {
-                return std::stoi(Hiredis(*sentinel).run({"SENTINEL", "GET-MASTER-ADDR-BY-NAME", service}).elements.at(1).text);
+                const Reply address = Hiredis(*sentinel).run({"SENTINEL", "GET-MASTER-ADDR-BY-NAME", service});
+                return std::stoi(address.elements.at(1).text);
             } catch (const std::runtime_error &) {
                 // It was killed.
             }
@@ -83,6 +99,7 @@ class Sentinels {
         throw std::runtime_error("no sentinel is there");
     }
 
+    RedisServer::Port kind_;
     std::vector<std::unique_ptr<RedisServer>> servers_, sentinels_;
 };
 
