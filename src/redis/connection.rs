@@ -368,5 +368,9 @@ pub fn refused(error: &ServerError) -> Error {
         "ERR" if details.contains("AUTH") || details == "invalid password" => Kind::Auth,
         _ => Kind::Redis,
     };
-    Error::new(kind, format!("Redis refused: {code} {details}"))
+    let hint = match code {
+        "MOVED" | "ASK" => "; the server is one of a cluster: its URL is redis+cluster://",
+        _ => "",
+    };
+    Error::new(kind, format!("Redis refused: {code} {details}{hint}"))
 }

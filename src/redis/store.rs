@@ -39,6 +39,13 @@ pub struct Write<'a> {
     pub records: &'a [Metrics],
 }
 
+/// What came of an attempt.
+pub struct Attempted {
+    pub setbacks: Vec<Setback>,
+    /// Whether some tasks that are not done may be attempted again at once.
+    pub wants_another: bool,
+}
+
 /// Why some tasks are not done after an attempt.
 pub struct Setback {
     pub error: Error,
@@ -131,9 +138,9 @@ impl Client {
             if tasks.iter().all(Task::is_done) {
                 break;
             }
-            let setbacks = self.attempt(Line::Calls, &mut tasks, deadline.into());
-            let goes_on = setbacks.is_empty() || tasks.iter().all(Task::is_done);
-            if !goes_on && !self.pause_for(&setbacks, attempt, deadline) {
+            let attempted = self.attempt(Line::Calls, &mut tasks, deadline.into());
+            let goes_on = attempted.wants_another || tasks.iter().all(Task::is_done);
+            if !goes_on && !self.pause_for(&attempted.setbacks, attempt, deadline) {
                 tasks.iter_mut().for_each(Task::give_up);
             }
         }
@@ -151,7 +158,7 @@ impl Client {
 
     /// One round trip to each server that has keys of tasks that are not done. Afterwards each of these has its outcome, or
     /// knows what is in its way, or may be attempted again at once.
-    pub(super) fn attempt(&self, line: Line, tasks: &mut [Task<'_>], patience: Patience) -> Vec<Setback> {
+    pub(super) fn attempt(&self, line: Line, tasks: &mut [Task<'_>], patience: Patience) -> Attempted {
         let mut setbacks = Vec::new();
         let mut parts = self.parts(line, tasks, patience.deadline, &mut setbacks);
         // What a take of this process left in doubt belongs before what is stored now.
@@ -165,11 +172,16 @@ impl Client {
                 Err(setback) => setbacks.push(setback),
             }
         }
+        let mut wants_another = false;
         while !legs.is_empty() {
             let first = trip::first_answered(legs.iter().map(|leg| &leg.trip), patience.deadline);
-            setbacks.extend(self.arrive(legs.swap_remove(first), line, patience));
+            let mut leg = legs.swap_remove(first);
+            setbacks.extend(self.arrive(leg.trip, &mut leg.calls, leg.waits, line, patience));
+            wants_another |= leg.calls.iter().any(Call::wants_another);
         }
-        setbacks
+        // Of one list, others may wait until the first is done.
+        wants_another |= setbacks.is_empty();
+        Attempted { setbacks, wants_another }
     }
 
     /// Splits tasks by the servers that have their keys.
@@ -246,8 +258,14 @@ impl Client {
     }
 
     /// Takes in a server's answers.
-    fn arrive(&self, leg: Leg<'_, '_, '_>, line: Line, patience: Patience) -> Option<Setback> {
-        let Leg { trip, mut calls, waits } = leg;
+    fn arrive(
+        &self,
+        trip: Trip<'_>,
+        calls: &mut [Call<'_, '_, '_>],
+        waits: bool,
+        line: Line,
+        patience: Patience,
+    ) -> Option<Setback> {
         let node = trip.node().clone();
         let (pipeline, exchange) = self.receive(trip, patience);
         for (call, reply) in calls.iter_mut().zip(&exchange.replies) {
@@ -270,7 +288,7 @@ impl Client {
             let error = calls.iter().find_map(|call| call.setback().cloned())?;
             return Some(Setback { error, node: Some(node), connected: true });
         };
-        Some(Setback { error, node: Some(node), connected: true }.hits(&mut calls, line))
+        Some(Setback { error, node: Some(node), connected: true }.hits(calls, line))
     }
 
     /// What waits until the replicas have what was sent before, if they have to.

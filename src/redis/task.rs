@@ -415,6 +415,11 @@ impl Call<'_, '_, '_> {
         self.0.iter().find_map(|task| task.setback())
     }
 
+    /// Whether any may be attempted again at once.
+    pub fn wants_another(&self) -> bool {
+        self.0.iter().any(|task| !task.is_done() && task.setback.is_none())
+    }
+
     /// Whether any may have been stored, which is not known.
     pub fn in_doubt(&self) -> bool {
         self.0.iter().any(|task| task.in_doubt && !task.is_done())

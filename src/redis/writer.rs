@@ -10,7 +10,7 @@ use super::merge::Merged;
 use super::node::{Line, Node};
 use super::queue::Losses;
 use super::socket::Patience;
-use super::store::{Placement, Setback};
+use super::store::{Attempted, Placement, Setback};
 use super::task::Task;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
@@ -95,13 +95,16 @@ impl Client {
         while !tasks.iter().all(Task::is_done) {
             let deadline = Instant::now() + LONGEST;
             let deadline = lane.queue.closing().map_or(deadline, |closing| closing.min(deadline));
-            let setbacks = self.attempt(Line::Writes, tasks, Patience { deadline, stall });
+            let Attempted { setbacks, wants_another } = self.attempt(Line::Writes, tasks, Patience { deadline, stall });
             let not_ready = tasks.iter_mut().filter_map(Task::retry_when_ready).last();
             if let Some(error) = &not_ready {
                 not_ready_since.get_or_insert_with(Instant::now);
                 self.note_not_ready(tasks, error, rest);
             }
             let Some(error) = setbacks.first().map(|setback| &setback.error).or(not_ready.as_ref()) else { continue };
+            if wants_another && !setbacks.is_empty() {
+                continue;
+            }
             let is_away =
                 || setbacks.iter().any(Setback::is_away) && setbacks.iter().all(|it| it.is_away() || it.node.is_none());
             let away = setbacks.iter().find_map(|setback| setback.node.as_ref()?.breaker.cause());
