@@ -226,7 +226,10 @@ TEST_F(ClusterTest, ThreadsShareThePool) {
     EXPECT_LE(stats_now().connections, 2U * 3U);
 }
 
-TEST_F(ClusterTest, AChildHasConnectionsOfItsOwn) {
+// Of a name by which memcheck knows tests that fork.
+class ForkInACluster : public ClusterTest {};
+
+TEST_F(ForkInACluster, AChildHasConnectionsOfItsOwn) {
     for (const std::string write : {"sync", "behind"}) {
         const Session session(cluster.url(patient + "&write=" + write));
         const auto store_and_take = [&](const std::string &own) {

@@ -8,7 +8,7 @@ endif()
 
 set(forking Fork*:LogCallback.*)
 # Thousands of cuts take minutes under valgrind; a part of them will do. Failovers take their time, whatever is tested.
-set(long */OpenConnection.*:*/NewConnection.*:Sentinel*)
+set(long */OpenConnection.*:*/NewConnection.*:Sentinel*:*ClusterFailover.*:ClusterMigration.*:ClusterTls.*)
 # Tests that fork are apart. To valgrind, what a child inherits from threads that it does not have is leaked.
 set(valgrind "${VALGRIND}" --quiet --error-exitcode=99 --suppressions=${CMAKE_CURRENT_SOURCE_DIR}/valgrind.supp)
 set(leaks --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite)

@@ -109,11 +109,28 @@
  *
  * A forked child can use no CUDA context of its parent's.
  *
- * SENTINEL AND REPLICAS
+ * CLUSTER
+ *
+ * With redis+cluster:// each request's list lies on the server that has its key's slot. The servers of the URL are asked which
+ * one that is, one after the other, and later those that they name; how they name each other (cluster-announce-ip, or a
+ * hostname) must be what this process can reach, and with TLS what their certificates have. A batch is split by server and
+ * sent to all side by side. pool_size and queue are for each master; there is no database but 0.
+ *
+ * MOVED, ASK, TRYAGAIN and CLUSTERDOWN are followed within timeout_ms, and then PITA_ERR_UNAVAILABLE with Redis's words. An
+ * append is sent again only where the server has said that it did not execute it. While a slot is on its way from one server
+ * to another, Redis stores into its lists, but takes of them wait until it has arrived.
+ *
+ * A server that is lost or silent counts as away: calls for its keys fail at once, all others go on, until it answers or
+ * others have its slots. With write=behind each master has a queue and a thread of its own. pita_redis_ping wants every
+ * slot to have a server, and every such server to answer.
+ *
+ * SENTINEL
  *
  * With redis+sentinel:// the sentinels are asked for the master of the service, one after the other, for each new
  * connection. A server that is lost, or refuses writes because it became a replica, counts as away: the sentinels are asked
  * again until the next master answers, and calls fail at once until then; write=behind rides over it.
+ *
+ * REPLICAS
  *
  * Replication is asynchronous: what a master said was stored may be lost with it. Stores behind that are PITA_ERR_GAP. A list
  * that was taken a moment before may come back. With wait_replicas=N a store waits until N replicas have it, half of timeout_ms
@@ -139,19 +156,23 @@
  *     redis+unix:///path/to/socket[?db=0&user=..&pass=..&option=value&...]      unix:// is the same
  *     redis+sentinel://[[user][:password]@]host[:port][,host[:port]...]/service[/db][?option=value&...]
  *     rediss+sentinel://...                            the same over TLS, to the sentinels too
+ *     redis+cluster://[[user][:password]@]host[:port][,host[:port]...][?option=value&...]
+ *     rediss+cluster://...                             the same over TLS
  *
- *     pool_size           8      connections at most, made when needed; with write=behind one more
+ *     pool_size           8      connections at most, to each server of a cluster; made when needed; with
+ *                                write=behind one more
  *     connect_timeout_ms  500    for making a connection
  *     timeout_ms          1000   for a whole call; with write=behind, for waiting while the queue is full
  *     ttl_s               3600   life of a list after its last store, in seconds (a store may renew it up to a
  *                                second late); 0 is for ever
  *     prefix              empty  put before every request id
  *     write               sync   sync: stored when the call returns; behind: queued, see above
- *     queue               65536  records that may be queued, 16777216 at most; 38 bytes and the id's each
+ *     queue               65536  records that may be queued, for each master of a cluster; 16777216 at most; 38 bytes
+ *                                and the id's each
  *     autostart           0      1: where nothing listens, pita_redis_open starts a private redis-server or
  *                                valkey-server from PATH: in memory, on loopback only, ended with the process that
  *                                started it. The host must be this machine
- *     wait_replicas       0      a store is OK when so many replicas have it; see below
+ *     wait_replicas       0      a store is OK when so many replicas have it; see above
  *     sentinel_user              for redis+sentinel://: for logging in to the sentinels, where they want that; user and
  *     sentinel_pass              password are the servers'
  *     tls_ca                     for rediss://: a PEM file of the certificate authorities to trust, and no others;
@@ -257,6 +278,9 @@
 // Log level: for finding faults.
 #define PITA_LOG_DEBUG 7
 
+// So often in a row commands are sent elsewhere at once; then after a pause, for servers may disagree.
+#define DETOURS 5
+
 // What a call returns: `PITA_OK` (0), or a negative `PITA_ERR_*`. The numbers never change.
 typedef int32_t pita_status_t;
 
@@ -299,7 +323,7 @@ typedef struct pita_stats_t {
     // Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` +
     // `uncertain` + `queued`, at any time, but for what is just coming from a GPU. Always 0 with `write=sync`.
     uint64_t queued;
-    // The most that were ever queued. Always 0 with `write=sync`.
+    // The most that were ever queued; in a cluster, the sum of what was for each master. Always 0 with `write=sync`.
     uint64_t queued_max;
     // Connections made; not records.
     uint64_t connections;
@@ -424,7 +448,7 @@ extern "C" {
 // with `write=behind`, until that is done. Since: 0.1.0.
 pita_status_t pita_redis_open(const char *url);
 
-// Asks Redis for a sign of life.
+// Asks Redis for a sign of life; each master of a cluster.
 //
 // @return PITA_OK; PITA_ERR_NOT_OPEN; PITA_ERR_UNAVAILABLE; PITA_ERR_TIMEOUT; PITA_ERR_AUTH; PITA_ERR_REDIS;
 //         PITA_ERR_PANIC.

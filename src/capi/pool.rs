@@ -37,7 +37,7 @@ pub struct pita_stats_t {
     /// Queued now, or on the way there from a GPU. What was accepted since the pool was opened is `stored` + `refused` +
     /// `uncertain` + `queued`, at any time, but for what is just coming from a GPU. Always 0 with `write=sync`.
     pub queued: u64,
-    /// The most that were ever queued. Always 0 with `write=sync`.
+    /// The most that were ever queued; in a cluster, the sum of what was for each master. Always 0 with `write=sync`.
     pub queued_max: u64,
     /// Connections made; not records.
     pub connections: u64,
@@ -101,7 +101,7 @@ unsafe fn settings(url: *const c_char) -> Result<Config> {
     }
 }
 
-/// Asks Redis for a sign of life.
+/// Asks Redis for a sign of life; each master of a cluster.
 ///
 /// @return PITA_OK; PITA_ERR_NOT_OPEN; PITA_ERR_UNAVAILABLE; PITA_ERR_TIMEOUT; PITA_ERR_AUTH; PITA_ERR_REDIS;
 ///         PITA_ERR_PANIC.
