@@ -25,6 +25,8 @@ impl Detour {
             let (host, port) = place.rsplit_once(':')?;
             let host = match (host, &from.address) {
                 ("", Address::Tcp { host, .. }) => host,
+                // It does not know the other's address.
+                ("?", _) => return None,
                 (host, _) => host,
             };
             Some((slot.parse().ok()?, host.to_string(), port.parse().ok()?))
@@ -37,6 +39,47 @@ impl Detour {
             ServerErrorKind::Ask => target().map(|(_, host, port)| Detour::Ask { host, port }),
             ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown => Some(Detour::Wait(refused(error))),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::parse_redis_value;
+
+    fn detour(answer: &str) -> Option<(u16, String, u16)> {
+        let from = Config::from_url("redis://asked:7000").unwrap();
+        match Detour::of(&parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap(), &from)? {
+            Detour::Moved { slot, host, port } => Some((slot, host, port)),
+            Detour::Ask { host, port } => Some((u16::MAX, host, port)),
+            Detour::Wait(error) => Some((0, error.message, 0)),
+        }
+    }
+
+    #[test]
+    fn a_server_says_where_to_go() {
+        assert_eq!(detour("MOVED 3999 127.0.0.1:6381"), Some((3999, "127.0.0.1".into(), 6381)));
+        assert_eq!(detour("MOVED 1 a.example:1"), Some((1, "a.example".into(), 1)));
+        assert_eq!(detour("MOVED 7 ::1:6381"), Some((7, "::1".into(), 6381)));
+        assert_eq!(detour("ASK 3999 10.0.0.1:6381"), Some((u16::MAX, "10.0.0.1".into(), 6381)));
+        // Its own host, which it does not know.
+        assert_eq!(detour("MOVED 3999 :6381"), Some((3999, "asked".into(), 6381)));
+    }
+
+    #[test]
+    fn all_else_is_no_detour_or_has_to_wait() {
+        assert_eq!(detour("WRONGTYPE Operation against a key"), None);
+        assert_eq!(detour("ERR unknown"), None);
+        for answer in [
+            "MOVED 3999",
+            "MOVED x y",
+            "MOVED 3999 ?:6381",
+            "CLUSTERDOWN The cluster is down",
+            "TRYAGAIN Multiple keys",
+        ] {
+            let (_, message, port) = detour(answer).unwrap();
+            assert!(port == 0 && message.contains(answer.split(' ').next().unwrap()), "{answer}: {message}");
         }
     }
 }

@@ -327,3 +327,47 @@ impl Lanes {
         Plan { version: map.version, of_slot: slots().map(target).collect() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::topology::NOBODY;
+
+    /// The lanes of some slots, when all is arranged by a map.
+    fn planned(lanes: &Lanes, map: &Map, slots: &[usize]) -> Vec<u16> {
+        let plan = lanes.plan(map);
+        for (its, planned) in lanes.of_slot.iter().zip(&plan.of_slot) {
+            its.store(*planned, Ordering::Release);
+        }
+        slots.iter().map(|slot| plan.of_slot[*slot]).collect()
+    }
+
+    #[test]
+    fn each_node_has_a_lane_and_keeps_it() {
+        let lanes = Lanes::new(&Config::from_url("redis+cluster://h").unwrap());
+        let slots = [0, 6000, 12000];
+        let thirds = |slot: usize| (slot / 5462) as u16;
+        let first = planned(&lanes, &Map::of(1, thirds), &slots);
+        assert_eq!(std::collections::BTreeSet::from_iter(first.clone()).len(), 3);
+        // Replicas took over: other nodes, in another order, with the same slots.
+        assert_eq!(planned(&lanes, &Map::of(2, |slot| 2 - thirds(slot)), &slots), first);
+        // Some slots of the first node are the last one's now.
+        let moved =
+            planned(&lanes, &Map::of(3, |slot| if slot < 100 { 2 } else { thirds(slot) }), &[0, 100, 6000, 12000]);
+        assert_eq!(moved, [first[2], first[0], first[1], first[2]]);
+        // The first node is gone, and its slots are the second one's.
+        let merged = planned(&lanes, &Map::of(4, |slot| thirds(slot).saturating_sub(1)), &slots);
+        assert_eq!((merged[0] == merged[1], merged[2]), (true, first[2]));
+        // A new one takes the lane that is left.
+        let again = planned(&lanes, &Map::of(5, thirds), &slots);
+        assert_eq!((again[1] != again[0], again[2], lanes.all.load().len()), (true, first[2], 3));
+    }
+
+    #[test]
+    fn a_slot_without_a_server_stays_where_it_is() {
+        let lanes = Lanes::new(&Config::from_url("redis+cluster://h").unwrap());
+        let before = planned(&lanes, &Map::of(1, |slot| (slot / 8192) as u16), &[0, 9000]);
+        let after = planned(&lanes, &Map::of(2, |slot| if slot == 9000 { NOBODY } else { 0 }), &[0, 9000]);
+        assert_eq!(after[1], before[1]);
+    }
+}

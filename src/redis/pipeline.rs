@@ -109,3 +109,33 @@ impl Script {
         command
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_replies_to_asking_are_left_out() {
+        let mut pipeline = Pipeline::of(redis::cmd("LLEN").arg("a"));
+        pipeline.push_asking(redis::cmd("LLEN").arg("b"));
+        pipeline.push(redis::cmd("WAIT").arg(1).arg(100));
+        assert_eq!((pipeline.len(), pipeline.replies()), (3, 4));
+        let all = [Value::Int(1), Value::Okay, Value::Int(2), Value::Int(3)];
+        for (came, left) in [(0, vec![]), (1, vec![1]), (2, vec![1]), (3, vec![1, 2]), (4, vec![1, 2, 3])] {
+            let mut replies = all[..came].to_vec();
+            pipeline.strip(&mut replies);
+            assert_eq!(replies, left.into_iter().map(Value::Int).collect::<Vec<_>>(), "of {came}");
+        }
+    }
+
+    /// An ASKING that was sent without its command does nothing.
+    #[test]
+    fn a_command_was_sent_with_all_that_belongs_to_it() {
+        let command = redis::cmd("LLEN").arg("a").take();
+        let asking = Pipeline::of(&command).asking();
+        assert_eq!((asking.len(), asking.replies()), (1, 2));
+        let all = asking.packed.len();
+        assert!(asking.packed.ends_with(&command.get_packed_command()) && all > command.get_packed_command().len());
+        assert!(asking.was_sent(0, all) && !asking.was_sent(0, all - 1));
+    }
+}

@@ -609,4 +609,74 @@ mod tests {
             (Kind::Panic, "3 records were given up, and may be stored all the same: a bug")
         );
     }
+
+    fn push_of(queue: &Queue, id: &str, number: f64) {
+        let records = [Metrics { log_norm: number, ..Metrics::default() }];
+        queue.push(
+            &[Write { id, placement: Placement::Append, records: &records }],
+            LONG,
+            |_| true,
+            |it| {
+                it.unwrap().unwrap();
+            },
+        );
+    }
+
+    fn shown(queue: &Queue) -> Vec<(String, f64)> {
+        let chunks = queue.next();
+        let show = |entry: chunk::Entry<'_>| {
+            let id = entry.id.to_string();
+            entry.records().map(move |record| (id.clone(), record.log_norm)).collect::<Vec<_>>()
+        };
+        let all = chunks.iter().flat_map(Chunk::entries).flat_map(show).collect();
+        queue.settle(chunks, None, || {});
+        all
+    }
+
+    #[test]
+    fn what_is_handed_over_keeps_its_order() {
+        let (from, to) = (Queue::new(100), Queue::new(100));
+        push_of(&to, "c", 0.0);
+        for number in 0..3 {
+            push_of(&from, "a", f64::from(number));
+            push_of(&from, "b", f64::from(number));
+        }
+        let lost = from.hand_over(|id| (id == "b").then_some(&to), || {});
+        assert_eq!((lost, from.hold().queued(), to.hold().queued()), (0, 3, 4));
+        push_of(&to, "b", 3.0);
+        let numbered =
+            |id: &str, numbers: std::ops::Range<i32>| numbers.map(|n| (id.into(), f64::from(n))).collect::<Vec<_>>();
+        assert_eq!(shown(&from), numbered("a", 0..3));
+        assert_eq!(shown(&to), [numbered("c", 0..1), numbered("b", 0..4)].concat());
+    }
+
+    /// Who waits for what was handed over waits here for no more than there is.
+    #[test]
+    fn who_waits_learns_of_what_was_handed_over() {
+        let (from, to) = (Queue::new(4), Queue::new(4));
+        (0..4).for_each(|number| push_of(&from, "b", f64::from(number)));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| from.await_all(Instant::now() + LONG));
+            // Until there is room.
+            let pushing = scope.spawn(|| push(&from, 1, LONG));
+            thread::sleep(Duration::from_millis(20));
+            from.hand_over(|_| Some(&to), || {});
+            pushing.join().unwrap().unwrap();
+            assert_eq!(shown(&from).len(), 1);
+            waiting.join().unwrap().unwrap();
+        });
+        assert!(to.await_request("b", Instant::now(), || Ok(())).is_err());
+        assert_eq!(shown(&to).len(), 4);
+        to.await_request("b", Instant::now(), || Ok(())).unwrap();
+    }
+
+    /// Its place may have changed while it waited for room.
+    #[test]
+    fn a_write_that_belongs_elsewhere_has_no_result() {
+        let queue = Queue::new(4);
+        let write = Write { id: "a", placement: Placement::Append, records: &[Metrics::default()] };
+        let mut results = Vec::new();
+        queue.push(&[write, write], LONG, |_| false, |result| results.push(result.is_none()));
+        assert_eq!((results, queue.hold().queued()), (vec![true, true], 0));
+    }
 }

@@ -56,7 +56,7 @@ pub struct Map {
 }
 
 /// Of a slot that no node has.
-const NOBODY: u16 = u16::MAX;
+pub const NOBODY: u16 = u16::MAX;
 
 impl Map {
     pub fn node_of(&self, slot: u16) -> Option<&Arc<Node>> {
@@ -75,6 +75,16 @@ impl Map {
     /// One of all slots that nobody has.
     pub fn gap(&self) -> Option<usize> {
         self.slots.iter().position(|node| *node == NOBODY)
+    }
+
+    /// One whose slots the nodes have as `who` says, from the first node on.
+    #[cfg(test)]
+    pub fn of(version: u64, who: impl Fn(usize) -> u16) -> Self {
+        let config = Config::from_url("redis://h").expect("a good URL");
+        let node = || Node::new(&Means { config: config.clone(), tls: None }, &Arc::default());
+        let slots: Box<[u16]> = (0..slot::COUNT).map(who).collect();
+        let count = slots.iter().filter(|node| **node != NOBODY).max().map_or(0, |most| *most + 1);
+        Map { version, nodes: (0..count).map(|_| node()).collect(), slots }
     }
 
     fn find(&self, host: &str, port: u16) -> Option<&Arc<Node>> {
@@ -306,4 +316,80 @@ fn ranges(reply: &Value, asked: &str) -> Option<Vec<Range>> {
     };
     // A server whose address is not known to the one that was asked has "?" for a host, and cannot be reached.
     Some(entries.iter().filter_map(range).filter(|range| range.host != "?").collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn entry(first: i64, last: i64, host: Value, port: i64) -> Value {
+        let server = |host, port| Value::Array(vec![host, Value::Int(port), text("id"), Value::Array(vec![])]);
+        Value::Array(vec![Value::Int(first), Value::Int(last), server(host, port), server(text("replica"), 9)])
+    }
+
+    fn cluster() -> Cluster {
+        let config = Config::from_url("redis+cluster://told:1").unwrap();
+        match Topology::new(Means { config, tls: None }, Arc::default()) {
+            Topology::Cluster(cluster) => *cluster,
+            Topology::One(_) => unreachable!(),
+        }
+    }
+
+    fn install(cluster: &Cluster, entries: Vec<Value>) -> Vec<String> {
+        let gone = cluster.install(&ranges(&Value::Array(entries), "asked").unwrap());
+        gone.iter().map(|node| node.config().to_string()).collect()
+    }
+
+    fn address(cluster: &Cluster, slot: u16) -> Option<String> {
+        cluster.map().unwrap().node_of(slot).map(|node| node.config().to_string())
+    }
+
+    #[test]
+    fn the_map_is_what_the_servers_say() {
+        let cluster = cluster();
+        let entries = vec![
+            entry(0, 99, text("a"), 1),
+            entry(100, 199, Value::Nil, 2),
+            entry(200, 299, text("?"), 3),
+            entry(300, 16383, text("::1"), 1),
+        ];
+        assert!(install(&cluster, entries).is_empty());
+        assert_eq!(address(&cluster, 99).as_deref(), Some("redis://a:1/0"));
+        assert_eq!(address(&cluster, 100).as_deref(), Some("redis://asked:2/0"));
+        assert_eq!(address(&cluster, 200), None);
+        assert_eq!(address(&cluster, 16383).as_deref(), Some("redis://[::1]:1/0"));
+        assert_eq!(cluster.map().unwrap().gap(), Some(200));
+    }
+
+    #[test]
+    fn a_node_stays_itself_as_long_as_it_has_slots() {
+        let cluster = cluster();
+        install(&cluster, vec![entry(0, 9, text("a"), 1), entry(10, 19, text("b"), 1)]);
+        let (a, before) = (cluster.map().unwrap().node_of(0).unwrap().clone(), cluster.map().unwrap().version);
+        assert!(Arc::ptr_eq(&cluster.moved(15, "a", 1), &a));
+        cluster.moved(16, "c", 1);
+        assert_eq!(address(&cluster, 15).as_deref(), Some("redis://a:1/0"));
+        assert_eq!(address(&cluster, 16).as_deref(), Some("redis://c:1/0"));
+        assert!(cluster.map().unwrap().version > before);
+        let gone = install(&cluster, vec![entry(0, 19, text("a"), 1)]);
+        assert_eq!(gone, ["redis://b:1/0", "redis://c:1/0"]);
+        assert!(Arc::ptr_eq(cluster.map().unwrap().node_of(19).unwrap(), &a));
+    }
+
+    /// A server may say anything.
+    #[test]
+    fn what_makes_no_sense_changes_nothing() {
+        let cluster = cluster();
+        install(&cluster, vec![entry(0, 16383, text("a"), 1)]);
+        cluster.moved(20000, "b", 1);
+        assert_eq!(cluster.map().unwrap().gap(), None);
+        assert!(ranges(&Value::Okay, "asked").is_none());
+        assert_eq!(ranges(&Value::Array(vec![Value::Nil, entry(-1, 5, text("a"), 1)]), "asked").unwrap().len(), 0);
+        install(&cluster, vec![entry(5, 20000, text("a"), 1), entry(9, 3, text("a"), 1), entry(0, 0, text("a"), 1)]);
+        assert_eq!(cluster.map().unwrap().gap(), Some(1));
+    }
 }
