@@ -21,6 +21,7 @@ help:
 	@echo 'make test-kernels  the kernels alone: on this CPU, and NEON under qemu'
 	@echo 'make test-sentinel  failovers under load, with three sentinels; make test has them, too'
 	@echo 'make test-cluster  clusters whose slots move and whose masters die under load; make test has them, too'
+	@echo 'make test-valkey  all GoogleTests with valkey-server, which goes into target/valkey where it is missing'
 	@echo 'make test-gpu  the tests of CUDA buffers, on a real GPU; make test has them with a driver of its own'
 	@echo 'make test-sanitizers  C++ tests and SANITIZER_SECONDS ($(SANITIZER_SECONDS)) of soak, with AddressSanitizer and ThreadSanitizer'
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
@@ -81,6 +82,15 @@ test-cluster:
 	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
 	@cmake --build build --target pita_redis_tests
 	@build/cpp_tests/pita_redis_tests --gtest_brief=1 --gtest_filter='*Cluster*'
+
+.PHONY: test-valkey
+test-valkey:
+	@scripts/setup.sh test
+	@scripts/valkey.sh target/valkey
+	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
+	@cmake --build build --target pita_redis_tests
+	@PATH="$(CURDIR)/target/valkey/bin:$$PATH"; redis-server --version; \
+		build/cpp_tests/pita_redis_tests --gtest_brief=1
 
 .PHONY: test-gpu
 test-gpu:

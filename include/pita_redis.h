@@ -278,9 +278,6 @@
 // Log level: for finding faults.
 #define PITA_LOG_DEBUG 7
 
-// So often in a row commands are sent elsewhere at once; then after a pause, for servers may disagree.
-#define DETOURS 5
-
 // What a call returns: `PITA_OK` (0), or a negative `PITA_ERR_*`. The numbers never change.
 typedef int32_t pita_status_t;
 

@@ -14,8 +14,8 @@ use super::pipeline::Pipeline;
 use crate::error::{Error, Kind, Result};
 
 /// So often in a row commands are sent elsewhere at once; then after a pause, for servers may disagree.
-pub const DETOURS: u32 = 5;
-pub const DISAGREEMENT: &str = "the servers of the cluster send commands to and fro";
+pub(super) const DETOURS: u32 = 5;
+pub(super) const DISAGREEMENT: &str = "the servers of the cluster send commands to and fro";
 
 /// The replies, and whether the commands were also sent without an answer before: those may yet reach Redis.
 pub struct Answer {

@@ -1,7 +1,7 @@
 //! Slots: a cluster has each key on the server that has its slot.
 
 /// How many there are.
-pub const COUNT: usize = 16384;
+pub(super) const COUNT: usize = 16384;
 
 /// The slot of a key, or of its hash tag.
 pub fn of(key: &str) -> u16 {

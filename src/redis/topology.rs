@@ -56,7 +56,7 @@ pub struct Map {
 }
 
 /// Of a slot that no node has.
-pub const NOBODY: u16 = u16::MAX;
+pub(super) const NOBODY: u16 = u16::MAX;
 
 impl Map {
     pub fn node_of(&self, slot: u16) -> Option<&Arc<Node>> {

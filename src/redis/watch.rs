@@ -16,7 +16,7 @@ use crate::process::with_signals_blocked;
 
 /// A server that is away is looked for at growing intervals, from the first to the last.
 const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(50);
-pub const LONGEST_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Client {
     /// A server is away: calls fail at once from now on, while a thread looks for it.
