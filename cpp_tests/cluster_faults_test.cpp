@@ -321,37 +321,75 @@ TEST(ClusterDeath, BehindAMasterThatIsDeadFromTheStartHoldsUpNobodyElse) {
     EXPECT_EQ(take(dead).records, records(100));
 }
 
+// A batch of many requests on all servers, by their indices.
+class Batch {
+  public:
+    static constexpr std::size_t rows = 60;
+
+    explicit Batch(Cluster &cluster) : logits_(random_logits(rows)), indices_(rows, 0), statuses_(rows) {
+        for (std::size_t i = 0; i < rows; ++i) {
+            ids_.push_back(cluster.key_at(i % 3, "key" + std::to_string(i) + "-"));
+        }
+        for (const std::string &id : ids_) {
+            pointers_.push_back(id.c_str());
+        }
+    }
+
+    // Those that are not at `without`, if that is a server.
+    pita_status_t store(std::size_t without = 3) {
+        std::vector<const char *> pointers = pointers_;
+        for (std::size_t i = without; without < 3 && i < rows; i += 3) {
+            pointers[i] = nullptr;
+        }
+        pita_batch_t batch = batch_over(logits_, rows);
+        batch.req_ids = pointers.data();
+        batch.token_indices = indices_.data();
+        batch.statuses = statuses_.data();
+        return pita_store_logits_metrics_batch(&batch);
+    }
+
+    void expect(std::size_t server, pita_status_t its, pita_status_t of_others) const {
+        for (std::size_t i = 0; i < rows; ++i) {
+            EXPECT_EQ(statuses_[i], i % 3 == server ? its : of_others);
+        }
+    }
+
+  private:
+    Logits logits_;
+    std::vector<std::int64_t> indices_;
+    std::vector<pita_status_t> statuses_;
+    std::vector<std::string> ids_;
+    std::vector<const char *> pointers_;
+};
+
+// Nobody else notices that a server is frozen.
+const std::vector<std::string> unnoticed = {"--cluster-node-timeout", "60000"};
+
 TEST(ClusterDeath, AFrozenMasterCostsOthersNothing) {
-    // Nobody else shall notice.
-    Cluster cluster(3, 0, {"--cluster-node-timeout", "60000"});
+    Cluster cluster(3, 0, unnoticed);
     const Session session(cluster.url("&timeout_ms=1000"));
-    constexpr std::size_t rows = 60;
-    std::vector<std::string> ids;
-    std::vector<const char *> pointers;
-    for (std::size_t i = 0; i < rows; ++i) {
-        ids.push_back(cluster.key_at(i % 3, "key" + std::to_string(i) + "-"));
-    }
-    for (const std::string &id : ids) {
-        pointers.push_back(id.c_str());
-    }
-    const Logits logits = random_logits(rows);
-    const std::vector<std::int64_t> indices(rows, 0);
-    std::vector<pita_status_t> statuses(rows);
-    pita_batch_t batch = batch_over(logits, rows);
-    batch.req_ids = pointers.data();
-    batch.token_indices = indices.data();
-    batch.statuses = statuses.data();
-    ASSERT_OK(pita_store_logits_metrics_batch(&batch));
+    Batch batch(cluster);
+    ASSERT_OK(batch.store());
     cluster.server(1).freeze();
-    EXPECT_STATUS(PITA_ERR_UNCERTAIN, pita_store_logits_metrics_batch(&batch));
-    for (std::size_t i = 0; i < rows; ++i) {
-        EXPECT_EQ(statuses[i], i % 3 == 1 ? PITA_ERR_UNCERTAIN : PITA_OK);
-    }
+    EXPECT_STATUS(PITA_ERR_UNCERTAIN, batch.store());
+    batch.expect(1, PITA_ERR_UNCERTAIN, PITA_OK);
     // From now on not even its timeout.
-    const milliseconds took = time_of([&] { EXPECT_STATUS(PITA_ERR_UNAVAILABLE, pita_store_logits_metrics_batch(&batch)); });
-    EXPECT_LT(took, milliseconds(900));
+    EXPECT_LT(time_of([&] { EXPECT_STATUS(PITA_ERR_UNAVAILABLE, batch.store()); }), milliseconds(900));
+    batch.expect(1, PITA_ERR_UNAVAILABLE, PITA_OK);
     cluster.server(1).thaw();
-    EXPECT_TRUE(eventually([&] { return pita_store_logits_metrics_batch(&batch) == PITA_OK; }));
+    EXPECT_TRUE(eventually([&] { return batch.store() == PITA_OK; }));
+}
+
+TEST(ClusterDeath, AMasterThatLetsNobodyConnectCostsOthersNothing) {
+    Cluster cluster(3, 0, unnoticed);
+    const Session session(cluster.url("&timeout_ms=1000"));
+    Batch batch(cluster);
+    ASSERT_OK(batch.store(1));
+    cluster.server(1).freeze();
+    const pita_status_t status = batch.store();
+    EXPECT_TRUE(status == PITA_ERR_TIMEOUT || status == PITA_ERR_UNAVAILABLE) << pita_last_error();
+    batch.expect(1, status, PITA_OK);
+    cluster.server(1).thaw();
 }
 
 TEST(ClusterDeath, AClusterThatIsDownSaysSo) {

@@ -84,6 +84,11 @@ impl Pool {
         self.freed.notify_all();
     }
 
+    /// Whether there is a connection that nobody uses.
+    pub fn has_idle(&self) -> bool {
+        !lock(&self.state).idle.is_empty()
+    }
+
     /// Whether there is no connection at all, not even one that is being made.
     pub fn is_empty(&self) -> bool {
         lock(&self.state).open == 0

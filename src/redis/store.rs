@@ -74,6 +74,8 @@ impl Setback {
 /// What of an attempt goes to one server.
 struct Part<'t, 'a> {
     node: Arc<Node>,
+    /// Whether there is a connection that nobody uses.
+    is_at_hand: bool,
     tasks: Vec<&'t mut Task<'a>>,
 }
 
@@ -161,27 +163,36 @@ impl Client {
     pub(super) fn attempt(&self, line: Line, tasks: &mut [Task<'_>], patience: Patience) -> Attempted {
         let mut setbacks = Vec::new();
         let mut parts = self.parts(line, tasks, patience.deadline, &mut setbacks);
-        // What a take of this process left in doubt belongs before what is stored now.
-        let is_here = |key: &str| parts.iter().any(|part| self.topology.is_at(key, &part.node));
-        self.settle_claims(self.deadline().min(patience.deadline), is_here);
-        let sending = self.patience_of_each(parts.len(), line, patience);
-        let mut legs = Vec::with_capacity(parts.len());
-        for part in &mut parts {
-            match self.set_out(part, line, sending) {
-                Ok(leg) => legs.push(leg),
-                Err(setback) => setbacks.push(setback),
-            }
-        }
+        self.settle_before(&parts, patience.deadline);
         let mut wants_another = false;
-        while !legs.is_empty() {
-            let first = trip::first_answered(legs.iter().map(|leg| &leg.trip), patience.deadline);
-            let mut leg = legs.swap_remove(first);
-            setbacks.extend(self.arrive(leg.trip, &mut leg.calls, leg.waits, line, patience));
-            wants_another |= leg.calls.iter().any(Call::wants_another);
+        let stall = self.stall_of_each(parts.len(), line, patience);
+        // Who has to connect first, or to wait for a connection, holds up nobody else.
+        for round in parts.chunk_by_mut(|a, b| a.is_at_hand == b.is_at_hand) {
+            let mut legs = Vec::with_capacity(round.len());
+            for part in round {
+                match self.set_out(part, line, patience, stall) {
+                    Ok(leg) => legs.push(leg),
+                    Err(setback) => setbacks.push(setback),
+                }
+            }
+            while !legs.is_empty() {
+                let first = trip::first_answered(legs.iter().map(|leg| &leg.trip), patience.deadline);
+                let mut leg = legs.swap_remove(first);
+                setbacks.extend(self.arrive(leg.trip, &mut leg.calls, leg.waits, line, patience));
+                wants_another |= leg.calls.iter().any(Call::wants_another);
+            }
         }
         // Of one list, others may wait until the first is done.
         wants_another |= setbacks.is_empty();
         Attempted { setbacks, wants_another }
+    }
+
+    /// What a take of this process left in doubt belongs before what is stored now.
+    fn settle_before(&self, parts: &[Part<'_, '_>], deadline: Instant) {
+        // One server that does not answer leaves time for the others.
+        let share = self.config().timeout / if parts.len() > 1 { 4 } else { 1 };
+        let is_here = |key: &str| parts.iter().any(|part| self.topology.is_at(key, &part.node));
+        self.settle_claims(deadline.min(Instant::now() + share), is_here);
     }
 
     /// Splits tasks by the servers that have their keys.
@@ -204,31 +215,32 @@ impl Client {
             };
             match parts.iter_mut().find(|part| Arc::ptr_eq(&part.node, &node)) {
                 Some(part) => part.tasks.push(task),
-                None => parts.push(Part { node, tasks: vec![task] }),
+                None => {
+                    let is_at_hand = node.pool(line).has_idle();
+                    parts.push(Part { node, is_at_hand, tasks: vec![task] });
+                }
             }
         }
         // Who waits for a connection has those to servers that come before, and nobody waits in a circle.
-        parts.sort_by_key(|part| part.node.number);
+        parts.sort_by_key(|part| (!part.is_at_hand, part.node.number));
         parts
     }
 
-    /// A server that takes nothing in leaves time for the others.
-    fn patience_of_each(&self, parts: usize, line: Line, patience: Patience) -> Patience {
+    /// So long nothing may move while it is sent: a server that takes nothing in leaves time for the others.
+    fn stall_of_each(&self, parts: usize, line: Line, patience: Patience) -> Duration {
         match line {
-            Line::Calls if parts > 1 => {
-                let stall = patience.stall.min(self.config().timeout / (2 * parts as u32));
-                Patience { stall, ..patience }
-            }
-            _ => patience,
+            Line::Calls if parts > 1 => patience.stall.min(self.config().timeout / (2 * parts as u32)),
+            _ => patience.stall,
         }
     }
 
     /// Sends tasks to their server.
     fn set_out<'n, 't, 'a>(
         &self,
-        Part { node, tasks }: &'n mut Part<'t, 'a>,
+        Part { node, tasks, .. }: &'n mut Part<'t, 'a>,
         line: Line,
         patience: Patience,
+        stall: Duration,
     ) -> Result<Leg<'n, 't, 'a>, Setback> {
         let ttl_ms = self.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
         // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task, and the
@@ -245,7 +257,7 @@ impl Client {
             wait.iter().for_each(|wait| pipeline.push(wait));
             pipeline
         };
-        match self.send(node, line, pack, patience) {
+        match self.send(node, line, pack, Patience { stall, ..patience }) {
             Ok(trip) => {
                 self.stats.retried.fetch_add(calls.iter_mut().map(Call::sent).sum(), Relaxed);
                 Ok(Leg { trip, calls, waits: wait.is_some() })
