@@ -1,6 +1,7 @@
 //! Calls that are safe to repeat: they are, over new connections and at other servers, until all is answered.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,14 +44,28 @@ impl Lost {
     }
 }
 
+/// How long it is tried.
+#[derive(Clone, Copy)]
+pub struct Until {
+    pub deadline: Instant,
+    /// Whether also while a server of a cluster says that it cannot do it now.
+    pub is_patient: bool,
+}
+
+impl From<Instant> for Until {
+    fn from(deadline: Instant) -> Self {
+        Until { deadline, is_patient: true }
+    }
+}
+
 /// Where a command is to be sent, other than where it was.
 pub enum Elsewhere {
     /// Where the map says by now.
     ByMap,
     /// To a server that is getting the slot.
     Asking(Arc<Node>),
-    /// It is not known yet, for this reason.
-    Unknown(Error),
+    /// There again, later, for this reason.
+    Later(Error),
 }
 
 impl Client {
@@ -64,19 +79,19 @@ impl Client {
                 Elsewhere::ByMap
             }
             Detour::Ask { host, port } => Elsewhere::Asking(cluster.node_at(&host, port)),
-            Detour::Wait(error) => Elsewhere::Unknown(error),
+            Detour::Wait(error) => Elsewhere::Later(error),
+            Detour::Down(error) => {
+                node.is_suspect.store(true, Relaxed);
+                self.look_again(cluster);
+                Elsewhere::Later(error)
+            }
         })
     }
 
     /// The replies to commands for a key that do no harm when they are executed twice: repeated until all are answered, or
     /// `deadline`; where nothing was sent yet, only as long as there is a server.
-    pub(super) fn ask_each(
-        &self,
-        key: &str,
-        pack: &dyn Fn(u64) -> Pipeline,
-        deadline: Instant,
-    ) -> Result<Answer, Lost> {
-        self.ask_node(&|| self.route(key, deadline), pack, deadline)
+    pub(super) fn ask_each(&self, key: &str, pack: &dyn Fn(u64) -> Pipeline, until: Until) -> Result<Answer, Lost> {
+        self.ask_node(&|| self.route(key, until.deadline), pack, until)
     }
 
     /// As [`Self::ask_each`], of the node by `route`, or where that sends it.
@@ -84,8 +99,9 @@ impl Client {
         &self,
         route: &dyn Fn() -> Result<Arc<Node>>,
         pack: &dyn Fn(u64) -> Pipeline,
-        deadline: Instant,
+        until: Until,
     ) -> Result<Answer, Lost> {
+        let Until { deadline, is_patient } = until;
         let (mut was_sent, mut detours, mut asked) = (false, 0, None);
         for attempt in 0.. {
             let is_asking = asked.is_some();
@@ -100,7 +116,8 @@ impl Client {
                     was_sent |= executed > 0;
                     detours += 1;
                     match elsewhere {
-                        Elsewhere::Unknown(error) => error,
+                        Elsewhere::Later(error) if is_patient => error,
+                        Elsewhere::Later(error) => return Err(Lost { error, was_sent }),
                         _ if detours > DETOURS => Error::new(Kind::Unavailable, DISAGREEMENT),
                         Elsewhere::ByMap => continue,
                         Elsewhere::Asking(node) => {
@@ -116,7 +133,10 @@ impl Client {
                 Err(error) if was_sent => error,
                 Err(error) => return Err(Lost { error, was_sent }),
             };
-            if error.kind != Kind::Unavailable || !self.pause(node.ok().as_deref(), attempt, deadline) {
+            if error.kind != Kind::Unavailable || !self.pause(node.as_deref().ok(), attempt, deadline) {
+                if let Ok(node) = &node {
+                    self.leave_suspect(node, &error);
+                }
                 return Err(Lost { error, was_sent });
             }
         }
@@ -142,8 +162,8 @@ impl Client {
     }
 
     /// As [`Self::ask_each`], for commands of which none may be refused.
-    pub(super) fn ask(&self, key: &str, pack: &dyn Fn(u64) -> Pipeline, deadline: Instant) -> Result<Vec<Value>> {
-        let answer = self.ask_each(key, pack, deadline).map_err(|lost| lost.error)?;
+    pub(super) fn ask(&self, key: &str, pack: &dyn Fn(u64) -> Pipeline, until: Until) -> Result<Vec<Value>> {
+        let answer = self.ask_each(key, pack, until).map_err(|lost| lost.error)?;
         match first_refusal(&answer.replies) {
             Some(error) => Err(error),
             None => Ok(answer.replies),
@@ -156,12 +176,12 @@ impl Client {
         &self,
         key: &str,
         pack: impl Fn(bool, u64) -> Pipeline,
-        deadline: Instant,
+        until: Until,
     ) -> Result<Answer, Lost> {
-        let answer = self.ask_each(key, &|too_late| pack(false, too_late), deadline)?;
+        let answer = self.ask_each(key, &|too_late| pack(false, too_late), until)?;
         match &answer.replies[0] {
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
-                let again = self.ask_each(key, &|too_late| pack(true, too_late), deadline);
+                let again = self.ask_each(key, &|too_late| pack(true, too_late), until);
                 again.map(|again| again.after(&answer)).map_err(|lost| lost.after(&answer))
             }
             _ => Ok(answer),
@@ -180,7 +200,7 @@ impl Client {
         }
         let ping = |_| Pipeline::of(&redis::cmd("PING"));
         self.topology.nodes().iter().try_for_each(|node| {
-            let answer = self.ask_node(&|| Ok(node.clone()), &ping, deadline).map_err(|lost| lost.error)?;
+            let answer = self.ask_node(&|| Ok(node.clone()), &ping, deadline.into()).map_err(|lost| lost.error)?;
             first_refusal(&answer.replies).map_or(Ok(()), Err)
         })
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::ask::{first_refusal, unexpected};
+use super::ask::{Until, first_refusal, unexpected};
 use super::client::Client;
 use super::config::Config;
 use super::pipeline::{Pipeline, RESTORE};
@@ -114,7 +114,7 @@ impl Client {
     /// that was not answered, if there was one.
     pub(super) fn acknowledge(&self, key: &str, claim: &str, late: Option<Unseen>, deadline: Instant) {
         let doubt = self.doubt_of(key, claim, Fate::Delivered(late));
-        match (self.delete(&doubt, deadline), late) {
+        match (self.delete(&doubt, deadline.into()), late) {
             (Ok(()), None) => {}
             (Ok(()), Some(unseen)) => self.doubt(key, claim, unseen),
             (Err(error), _) => {
@@ -139,20 +139,21 @@ impl Client {
     pub(super) fn settle_claims(&self, deadline: Instant, wanted: impl Fn(&str) -> bool) {
         let may_stay = |doubt: &Doubt| matches!(doubt.fate, Fate::Unseen(Unseen { too_late: 0, .. }));
         let is_due = |doubt: &Doubt| doubt.from <= Instant::now() && !may_stay(doubt) && wanted(&doubt.key);
+        // A slot that is moved may take its time.
+        let until = Until { deadline, is_patient: false };
         for doubt in self.claims.which(self.config(), is_due) {
             let result = match doubt.fate {
-                Fate::Delivered(late) => self.delete(&doubt, deadline).map(|()| {
+                Fate::Delivered(late) => self.delete(&doubt, until).map(|()| {
                     self.claims.settle(&doubt);
                     late.into_iter().for_each(|unseen| self.doubt(&doubt.key, &doubt.claim, unseen));
                 }),
-                Fate::Unseen(unseen) => self.give_back(&doubt, unseen, deadline).map(drop),
+                Fate::Unseen(unseen) => self.give_back(&doubt, unseen, until).map(drop),
             };
             if let Err(error) = result {
-                match error.kind {
-                    // The other claims may be another server's.
-                    Kind::Unavailable if self.topology.cluster().is_some() => continue,
-                    Kind::Unavailable | Kind::Timeout => return,
-                    _ => {}
+                // In a cluster the other claims may be another server's.
+                let is_gone = matches!(error.kind, Kind::Unavailable | Kind::Timeout);
+                if is_gone && (self.topology.cluster().is_none() || Instant::now() >= deadline) {
+                    return;
                 }
                 static POSTPONED: Limit = Limit::new();
                 log::emit_limited(&POSTPONED, Level::Warning, || format!("{} has to wait: {error}", doubt.claim));
@@ -165,7 +166,7 @@ impl Client {
     pub(super) fn settle_list(&self, key: &str, deadline: Instant) -> Result<()> {
         for doubt in self.claims.which(self.config(), |doubt| doubt.key == key) {
             let Fate::Unseen(unseen) = doubt.fate else { continue };
-            while !self.give_back(&doubt, unseen, deadline)? {
+            while !self.give_back(&doubt, unseen, deadline.into())? {
                 // Is it to be known for sure in a moment? If that has passed, the server's clock is not what it was.
                 let left = unseen.due.saturating_duration_since(Instant::now());
                 let is_near = unseen.too_late > 0 && !left.is_zero() && left <= CLOCK_MARGIN;
@@ -177,16 +178,16 @@ impl Client {
         Ok(())
     }
 
-    fn delete(&self, doubt: &Doubt, deadline: Instant) -> Result<()> {
-        self.ask(&doubt.key, &|_| Pipeline::of(redis::cmd("UNLINK").arg(&doubt.claim)), deadline).map(drop)
+    fn delete(&self, doubt: &Doubt, until: Until) -> Result<()> {
+        self.ask(&doubt.key, &|_| Pipeline::of(redis::cmd("UNLINK").arg(&doubt.claim)), until).map(drop)
     }
 
     /// Gives a claim back to its list, if it is there; false where it may yet come to be.
-    fn give_back(&self, doubt: &Doubt, unseen: Unseen, deadline: Instant) -> Result<bool> {
+    fn give_back(&self, doubt: &Doubt, unseen: Unseen, until: Until) -> Result<bool> {
         let keys = [doubt.key.as_str(), &doubt.claim];
         let lives_for_ever = i32::from(unseen.lives_for_ever);
         let commands = |whole, _| Pipeline::of(RESTORE.call(whole, &keys, unseen.too_late).arg(lives_for_ever));
-        match self.ask_script(&doubt.key, commands, deadline).map_err(|lost| lost.error)?.replies.as_slice() {
+        match self.ask_script(&doubt.key, commands, until).map_err(|lost| lost.error)?.replies.as_slice() {
             [Value::Int(-1)] => Ok(false),
             [Value::Int(_)] => {
                 self.claims.settle(doubt);

@@ -14,6 +14,8 @@ pub enum Detour {
     Ask { host: String, port: u16 },
     /// Again, in a moment.
     Wait(Error),
+    /// The same, of a server that is cut off from the others, which may have its slots by now; or they are all down.
+    Down(Error),
 }
 
 impl Detour {
@@ -37,6 +39,9 @@ impl Detour {
             }
             ServerErrorKind::Moved => target().map(|(slot, host, port)| Detour::Moved { slot, host, port }),
             ServerErrorKind::Ask => target().map(|(_, host, port)| Detour::Ask { host, port }),
+            ServerErrorKind::ClusterDown if error.details().is_some_and(|details| details.contains("is down")) => {
+                Some(Detour::Down(refused(error)))
+            }
             ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown => Some(Detour::Wait(refused(error))),
             _ => None,
         }
@@ -53,7 +58,7 @@ mod tests {
         match Detour::of(&parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap(), &from)? {
             Detour::Moved { slot, host, port } => Some((slot, host, port)),
             Detour::Ask { host, port } => Some((u16::MAX, host, port)),
-            Detour::Wait(error) => Some((0, error.message, 0)),
+            Detour::Wait(error) | Detour::Down(error) => Some((0, error.message, 0)),
         }
     }
 

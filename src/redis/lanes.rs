@@ -1,7 +1,7 @@
 //! The queues of write-behind. Each server of a cluster has one, and a thread that empties it: one that is away holds up nobody
 //! else's records.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,6 +25,8 @@ use crate::sync::lock;
 pub struct Lane {
     pub queue: Queue,
     number: u16,
+    /// The version of the plan by which it has what belongs there.
+    arranged: AtomicU64,
     is_started: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -53,7 +55,7 @@ struct Plan {
 impl Lane {
     fn new(number: u16, capacity: usize) -> Arc<Self> {
         let (queue, is_started) = (Queue::new(capacity), AtomicBool::new(false));
-        Arc::new(Lane { queue, number, is_started, thread: Mutex::default() })
+        Arc::new(Lane { queue, number, arranged: AtomicU64::new(0), is_started, thread: Mutex::default() })
     }
 
     /// Starts the thread, if there is none.
@@ -120,18 +122,37 @@ impl Lanes {
 
     fn push_by_slot(&self, client: &Client, writes: &[Write<'_>], timeout: Duration, mut done: impl FnMut(Result<()>)) {
         let deadline = Instant::now() + timeout;
-        for write in writes {
-            let slot = client.slot(&client.key(write.id));
-            let mut is_done = false;
-            while !is_done {
-                let lane = self.lane_of(slot);
-                let left = deadline.saturating_duration_since(Instant::now());
-                let note = |result| {
-                    is_done = true;
-                    done(result);
-                };
-                let belongs = |_: &Write<'_>| self.number_of(slot) == lane.number;
-                self.push_to(&lane, client, std::slice::from_ref(write), left, belongs, note);
+        let slots: Vec<u16> = writes.iter().map(|write| client.slot(&client.key(write.id))).collect();
+        let mut results: Vec<Option<Result<()>>> = writes.iter().map(|_| None).collect();
+        let mut full = HashSet::new();
+        // A queue that is full holds up what belongs there, and nothing else.
+        for waits in [false, true] {
+            for ((write, slot), result) in writes.iter().zip(&slots).zip(&mut results) {
+                // Behind what has to wait there, all has to.
+                if result.is_some() || (!waits && full.contains(&self.number_of(*slot))) {
+                    continue;
+                }
+                let left = if waits { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+                let (lane, pushed) = self.push_one(client, write, *slot, left);
+                match &pushed {
+                    Err(error) if error.kind == Kind::QueueFull && !waits && !timeout.is_zero() => {
+                        full.insert(lane);
+                    }
+                    _ => *result = Some(pushed),
+                }
+            }
+        }
+        results.into_iter().flatten().for_each(&mut done);
+    }
+
+    /// Queues a write; says in which lane.
+    fn push_one(&self, client: &Client, write: &Write<'_>, slot: u16, timeout: Duration) -> (u16, Result<()>) {
+        loop {
+            let (lane, mut result) = (self.lane_of(slot), None);
+            let belongs = |_: &Write<'_>| self.number_of(slot) == lane.number;
+            self.push_to(&lane, client, std::slice::from_ref(write), timeout, belongs, |pushed| result = Some(pushed));
+            if let Some(result) = result {
+                return (lane.number, result);
             }
         }
     }
@@ -242,8 +263,11 @@ impl Lanes {
     /// the lane's thread, between two batches, so that nothing of what is handed over is on its way.
     pub fn arrange(&self, lane: &Lane, client: &Client, map: &Map) {
         let mut plan = lock(&self.plan);
-        if plan.version != map.version {
+        if plan.version < map.version {
             *plan = self.plan(map);
+        }
+        if lane.arranged.swap(plan.version, Ordering::Relaxed) == plan.version {
+            return;
         }
         let is_misplaced =
             |slot: &u16| self.number_of(*slot) == lane.number && self.target(&plan, *slot) != lane.number;

@@ -1,7 +1,7 @@
 //! One server, as this process talks to it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::breaker::Breaker;
 use super::config::Config;
@@ -15,6 +15,8 @@ pub struct Node {
     calls: Pool,
     writes: Pool,
     pub breaker: Breaker,
+    /// Whether it has said that the cluster is down: it may be cut off from the others.
+    pub is_suspect: AtomicBool,
 }
 
 /// Who wants a connection.
@@ -34,6 +36,7 @@ impl Node {
             calls: Pool::new(means.clone(), means.config.pool_size, counts.clone()),
             writes: Pool::new(means.clone(), 1, counts.clone()),
             breaker: Breaker::default(),
+            is_suspect: AtomicBool::new(false),
         })
     }
 

@@ -60,16 +60,18 @@ impl Pool {
         &self.means.config
     }
 
-    /// Lends a connection: an idle one that still lives, a new one, or the next that is given back before `deadline`.
-    pub fn lend(&self, deadline: Instant) -> Result<Lease<'_>, Refusal> {
-        let (connection, generation) = self.idle_or_place(deadline).map_err(Refusal::Other)?;
+    /// Lends a connection: an idle one that still lives, a new one, or the next that is given back before `deadline`. `None`
+    /// where that has to be waited for, and `may_wait` forbids it.
+    pub fn lend(&self, deadline: Instant, may_wait: bool) -> Result<Option<Lease<'_>>, Refusal> {
+        let found = self.idle_or_place(deadline, may_wait).map_err(Refusal::Other)?;
+        let Some((connection, generation)) = found else { return Ok(None) };
         let mut lease = Lease { pool: self, connection, generation, is_new: false };
         if lease.connection.is_none() {
             // If this fails, dropping the lease gives up the place.
             lease.connection = Some(self.connect(deadline)?);
             lease.is_new = true;
         }
-        Ok(lease)
+        Ok(Some(lease))
     }
 
     /// Drops the idle connections, and those on loan when they are given back. Who waits for one does so in vain.
@@ -126,21 +128,25 @@ impl Pool {
         Ok(connection)
     }
 
-    /// An idle connection, or `None` and a place for a new one; and the pool's generation.
-    fn idle_or_place(&self, deadline: Instant) -> Result<(Option<Connection>, u64)> {
+    /// An idle connection, or `None` and a place for a new one; and the pool's generation. As [`Self::lend`].
+    #[allow(clippy::type_complexity)] // Whose parts are said above.
+    fn idle_or_place(&self, deadline: Instant, may_wait: bool) -> Result<Option<(Option<Connection>, u64)>> {
         let mut state = lock(&self.state);
         let generation = state.generation;
         loop {
             while let Some(connection) = state.idle.pop() {
                 if !connection.is_dead() {
-                    return Ok((Some(connection), generation));
+                    return Ok(Some((Some(connection), generation)));
                 }
                 state.open -= 1;
                 state.lost += 1;
             }
             if state.open < self.size {
                 state.open += 1;
-                return Ok((None, generation));
+                return Ok(Some((None, generation)));
+            }
+            if !may_wait {
+                return Ok(None);
             }
             let open = state.open;
             state = wait_until(&self.freed, state, deadline).ok_or_else(|| {

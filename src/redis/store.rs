@@ -14,7 +14,7 @@ use super::pipeline::Pipeline;
 use super::queue::Losses;
 use super::socket::Patience;
 use super::task::{self, Call, Task};
-use super::trip::{self, Trip};
+use super::trip::{self, Start, Trip};
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
 use crate::metrics::Metrics;
@@ -79,12 +79,102 @@ struct Part<'t, 'a> {
     tasks: Vec<&'t mut Task<'a>>,
 }
 
+/// To read an answer that has come when there is no time left.
+const GRACE: Duration = Duration::from_millis(10);
+
 /// It is on its way.
 struct Leg<'n, 't, 'a> {
     trip: Trip<'n>,
     calls: Vec<Call<'n, 't, 'a>>,
     /// Whether the last command is a WAIT.
     waits: bool,
+}
+
+/// The round trips of an attempt.
+struct Round<'c, 'n, 't, 'a> {
+    client: &'c Client,
+    line: Line,
+    patience: Patience,
+    /// See [`Client::share`].
+    share: Duration,
+    /// Under way.
+    legs: Vec<Leg<'n, 't, 'a>>,
+    setbacks: Vec<Setback>,
+    /// See [`Attempted`].
+    wants_another: bool,
+}
+
+impl<'n, 't, 'a> Round<'_, 'n, 't, 'a> {
+    /// Leaves time for others. The writer's thread has time.
+    fn hasty(&self) -> Patience {
+        let share = match self.line {
+            Line::Calls => self.share,
+            Line::Writes => self.patience.stall,
+        };
+        Patience { stall: self.patience.stall.min(share), ..self.patience }
+    }
+
+    /// Sends tasks to their server; where that has to be waited for and may not be, they stay.
+    fn set_out(&mut self, node: &'n Arc<Node>, part: &mut Option<&'n mut Part<'t, 'a>>, start: Start) {
+        let connection = match self.client.lend(node, self.line, start) {
+            Ok(None) => return,
+            Ok(Some(connection)) => Ok(connection),
+            Err(error) => Err(Setback { error, node: Some(node.clone()), connected: false }),
+        };
+        let Some(part) = part.take() else { return };
+        // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task, and the
+        // writer has one task a key at a time.
+        part.tasks.sort_by_key(|task| task.rank());
+        let mut calls = task::calls(&mut part.tasks);
+        let connection = match connection {
+            Ok(connection) => connection,
+            Err(setback) => return self.setbacks.push(setback.hits(&mut calls, self.line)),
+        };
+        let (client, wait) = (self.client, self.client.wait_for_replicas(self.patience));
+        let ttl_ms = client.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
+        let pack = |too_late| {
+            let mut pipeline = Pipeline::new();
+            for call in &calls {
+                let command = call.command(ttl_ms, too_late);
+                if call.is_asking() { pipeline.push_asking(&command) } else { pipeline.push(&command) }
+            }
+            wait.iter().for_each(|wait| pipeline.push(wait));
+            pipeline
+        };
+        let trip = Client::send(node, connection, pack, self.patience.deadline, start.patience);
+        client.stats.retried.fetch_add(calls.iter_mut().map(Call::sent).sum(), Relaxed);
+        self.legs.push(Leg { trip, calls, waits: wait.is_some() });
+    }
+
+    /// Takes in answers in the order in which they come: `all`, or those that come while others may be waited for.
+    fn arrive(&mut self, all: bool) {
+        let now = Instant::now();
+        let limit = if all { self.patience.stall } else { self.share };
+        let limit = now.checked_add(limit).map_or(self.patience.deadline, |limit| limit.min(self.patience.deadline));
+        while !self.legs.is_empty() {
+            let mut patience = self.patience;
+            let first = match self.legs.len() {
+                // Its own time will do.
+                1 if all && Instant::now() < limit => 0,
+                _ => match trip::first_answered(self.legs.iter().map(|leg| &leg.trip), limit) {
+                    Some(first) => {
+                        // What has come is not lost because somebody else took all the time.
+                        patience.deadline = patience.deadline.max(Instant::now() + GRACE);
+                        first
+                    }
+                    None if all => {
+                        patience.deadline = Instant::now();
+                        0
+                    }
+                    None => return,
+                },
+            };
+            let mut leg = self.legs.swap_remove(first);
+            let setback = self.client.arrive(leg.trip, &mut leg.calls, leg.waits, self.line, patience);
+            self.setbacks.extend(setback);
+            self.wants_another |= leg.calls.iter().any(Call::wants_another);
+        }
+    }
 }
 
 impl Client {
@@ -144,6 +234,9 @@ impl Client {
             let goes_on = attempted.wants_another || tasks.iter().all(Task::is_done);
             if !goes_on && !self.pause_for(&attempted.setbacks, attempt, deadline) {
                 tasks.iter_mut().for_each(Task::give_up);
+                for setback in &attempted.setbacks {
+                    setback.node.iter().for_each(|node| self.leave_suspect(node, &setback.error));
+                }
             }
         }
         tasks.into_iter().map(|task| self.tally(task)).collect()
@@ -164,27 +257,42 @@ impl Client {
         let mut setbacks = Vec::new();
         let mut parts = self.parts(line, tasks, patience.deadline, &mut setbacks);
         self.settle_before(&parts, patience.deadline);
-        let mut wants_another = false;
-        let stall = self.stall_of_each(parts.len(), line, patience);
-        // Who has to connect first, or to wait for a connection, holds up nobody else.
-        for round in parts.chunk_by_mut(|a, b| a.is_at_hand == b.is_at_hand) {
-            let mut legs = Vec::with_capacity(round.len());
-            for part in round {
-                match self.set_out(part, line, patience, stall) {
-                    Ok(leg) => legs.push(leg),
-                    Err(setback) => setbacks.push(setback),
+        let nodes: Vec<Arc<Node>> = parts.iter().map(|part| part.node.clone()).collect();
+        let mut round = Round {
+            client: self,
+            line,
+            patience,
+            share: self.share(parts.len()),
+            legs: Vec::new(),
+            setbacks,
+            wants_another: false,
+        };
+        let mut at_home: Vec<Option<&mut Part<'_, '_>>> = parts.iter_mut().map(Some).collect();
+        // First to those to whom there is a connection at hand: who has to connect, or to wait, holds up nobody else.
+        if nodes.len() > 1 {
+            for (node, part) in nodes.iter().zip(&mut at_home) {
+                if part.as_ref().is_some_and(|part| part.is_at_hand) {
+                    let start = Start { patience: round.hasty(), may_wait: false };
+                    round.set_out(node, part, start);
                 }
             }
-            while !legs.is_empty() {
-                let first = trip::first_answered(legs.iter().map(|leg| &leg.trip), patience.deadline);
-                let mut leg = legs.swap_remove(first);
-                setbacks.extend(self.arrive(leg.trip, &mut leg.calls, leg.waits, line, patience));
-                wants_another |= leg.calls.iter().any(Call::wants_another);
-            }
+            round.arrive(!at_home.iter().any(Option::is_some));
+        }
+        let mut left = at_home.iter().flatten().count() as u32;
+        for (node, part) in nodes.iter().zip(&mut at_home).filter(|(_, part)| part.is_some()) {
+            let deadline = Instant::now() + patience.deadline.saturating_duration_since(Instant::now()) / left;
+            round.set_out(node, part, Start { patience: Patience { deadline, ..patience }, may_wait: true });
+            left -= 1;
+            round.arrive(left == 0);
         }
         // Of one list, others may wait until the first is done.
-        wants_another |= setbacks.is_empty();
-        Attempted { setbacks, wants_another }
+        let wants_another = round.wants_another || round.setbacks.is_empty();
+        Attempted { setbacks: round.setbacks, wants_another }
+    }
+
+    /// Where several servers are asked, so long each may take to let us set out, and hold up the others.
+    fn share(&self, parts: usize) -> Duration {
+        self.config().timeout / (2 * parts.max(1) as u32)
     }
 
     /// What a take of this process left in doubt belongs before what is stored now.
@@ -222,51 +330,8 @@ impl Client {
             }
         }
         // Who waits for a connection has those to servers that come before, and nobody waits in a circle.
-        parts.sort_by_key(|part| (!part.is_at_hand, part.node.number));
+        parts.sort_by_key(|part| part.node.number);
         parts
-    }
-
-    /// So long nothing may move while it is sent: a server that takes nothing in leaves time for the others.
-    fn stall_of_each(&self, parts: usize, line: Line, patience: Patience) -> Duration {
-        match line {
-            Line::Calls if parts > 1 => patience.stall.min(self.config().timeout / (2 * parts as u32)),
-            _ => patience.stall,
-        }
-    }
-
-    /// Sends tasks to their server.
-    fn set_out<'n, 't, 'a>(
-        &self,
-        Part { node, tasks, .. }: &'n mut Part<'t, 'a>,
-        line: Line,
-        patience: Patience,
-        stall: Duration,
-    ) -> Result<Leg<'n, 't, 'a>, Setback> {
-        let ttl_ms = self.config().ttl.map_or(0, |ttl| ttl.as_millis() as u64);
-        // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task, and the
-        // writer has one task a key at a time.
-        tasks.sort_by_key(|task| task.rank());
-        let mut calls = task::calls(tasks);
-        let wait = self.wait_for_replicas(patience);
-        let pack = |too_late| {
-            let mut pipeline = Pipeline::new();
-            for call in &calls {
-                let command = call.command(ttl_ms, too_late);
-                if call.is_asking() { pipeline.push_asking(&command) } else { pipeline.push(&command) }
-            }
-            wait.iter().for_each(|wait| pipeline.push(wait));
-            pipeline
-        };
-        match self.send(node, line, pack, Patience { stall, ..patience }) {
-            Ok(trip) => {
-                self.stats.retried.fetch_add(calls.iter_mut().map(Call::sent).sum(), Relaxed);
-                Ok(Leg { trip, calls, waits: wait.is_some() })
-            }
-            Err(error) => {
-                let setback = Setback { error, node: Some(node.clone()), connected: false };
-                Err(setback.hits(&mut calls, line))
-            }
-        }
     }
 
     /// Takes in a server's answers.

@@ -139,7 +139,7 @@ impl Client {
                     pipeline.push(redis::cmd("LRANGE").arg(claim).arg(0).arg(-1));
                     pipeline
                 };
-            self.ask_script(key, commands, deadline)
+            self.ask_script(key, commands, deadline.into())
         };
         let answer = match ask(false) {
             // Too late by a clock that has been put forward, for somebody is still waiting.
@@ -155,7 +155,7 @@ impl Client {
     pub fn count(&self, id: &str) -> Result<usize> {
         let deadline = self.deadline();
         let key = self.settled_key(id, deadline)?;
-        let replies = self.ask(&key, &|_| Pipeline::of(redis::cmd("LLEN").arg(&key)), deadline)?;
+        let replies = self.ask(&key, &|_| Pipeline::of(redis::cmd("LLEN").arg(&key)), deadline.into())?;
         match replies[0] {
             Value::Int(count) => Ok(count as usize),
             ref other => Err(unexpected(other)),
@@ -167,7 +167,7 @@ impl Client {
         let deadline = self.deadline();
         let key = self.settled_key(id, deadline)?;
         // Unlike DEL, a trim to nothing leaves a foreign value alone.
-        self.ask(&key, &|_| Pipeline::of(redis::cmd("LTRIM").arg(&key).arg(1).arg(0)), deadline).map(drop)
+        self.ask(&key, &|_| Pipeline::of(redis::cmd("LTRIM").arg(&key).arg(1).arg(0)), deadline.into()).map(drop)
     }
 }
 

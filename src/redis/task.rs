@@ -243,7 +243,7 @@ impl<'a> Task<'a> {
     fn detour(&mut self, elsewhere: &Elsewhere) {
         self.detours += 1;
         match elsewhere {
-            Elsewhere::Unknown(error) => self.setback = Some(error.clone()),
+            Elsewhere::Later(error) => self.setback = Some(error.clone()),
             _ if self.detours > DETOURS => self.setback = Some(Error::new(Kind::Unavailable, DISAGREEMENT)),
             Elsewhere::ByMap => {}
             Elsewhere::Asking(node) => self.asking = Some(node.clone()),
@@ -261,11 +261,11 @@ impl<'a> Task<'a> {
     }
 
     /// Tasks of equal rank may share a call.
-    pub fn rank(&self) -> (bool, usize, u16) {
+    pub fn rank(&self) -> (bool, usize, u16, bool) {
         match self.form {
-            Form::Script | Form::UnknownScript => (false, self.write.records.len(), self.slot),
+            Form::Script | Form::UnknownScript => (false, self.write.records.len(), self.slot, self.renews),
             // Of the others, those of one key must stay in their order.
-            _ => (true, 0, 0),
+            _ => (true, 0, 0, false),
         }
     }
 
@@ -378,7 +378,7 @@ impl Call<'_, '_, '_> {
         if let Some(elsewhere) = client.elsewhere(node, reply) {
             tasks.iter_mut().for_each(|task| task.detour(&elsewhere));
             // While a slot is moved, some of its lists may be here and some there.
-            if tasks.len() > 1 && matches!(elsewhere, Elsewhere::Unknown(_)) {
+            if tasks.len() > 1 && matches!(elsewhere, Elsewhere::Later(_)) {
                 tasks.iter_mut().for_each(|task| task.form = Form::WholeScript);
             }
             return;

@@ -1,6 +1,6 @@
 //! Which server has which key.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,9 @@ struct Look {
     ended: Option<Instant>,
 }
 
+/// So many servers at most are asked: each needs time for an answer.
+const CANDIDATES: usize = 3;
+
 /// After a look the map is good for so long, unless somebody says otherwise of a slot.
 const REST: Duration = Duration::from_millis(250);
 
@@ -70,6 +73,11 @@ impl Map {
 
     pub fn has(&self, node: &Arc<Node>) -> bool {
         self.nodes.iter().any(|other| Arc::ptr_eq(other, node))
+    }
+
+    pub fn has_slots(&self, node: &Arc<Node>) -> bool {
+        let index = self.nodes.iter().position(|other| Arc::ptr_eq(other, node));
+        index.is_some_and(|index| self.slots.contains(&(index as u16)))
     }
 
     /// One of all slots that nobody has.
@@ -168,11 +176,17 @@ impl Cluster {
 
     /// The node at an address that a server has told; a new one if it is not known.
     pub fn node_at(&self, host: &str, port: u16) -> Arc<Node> {
-        self.change(host, port, |_, _| {})
+        let known = self.map().and_then(|map| map.find(host, port).cloned());
+        known.unwrap_or_else(|| self.change(host, port, |_, _| {}))
     }
 
     /// A server has told that another one has a slot.
     pub fn moved(&self, slot: u16, host: &str, port: u16) -> Arc<Node> {
+        if let Some(node) = self.map().and_then(|map| map.node_of(slot).cloned())
+            && is_at(node.config(), host, port)
+        {
+            return node;
+        }
         self.change(host, port, |slots, index| {
             if let Some(its) = slots.get_mut(usize::from(slot)) {
                 *its = index;
@@ -222,18 +236,29 @@ impl Cluster {
         Error::new(Kind::Unavailable, format!("no connection to {}: {why}", self.means.config))
     }
 
-    /// Asks one server after the other, first those that were there when they were last seen.
-    fn ask(&self, deadline: Instant) -> Result<Vec<Range>> {
-        let mut hosts = Vec::new();
-        let known = self.map().map_or_else(Vec::new, |map| map.nodes.clone());
-        for node in known.iter().filter(|node| node.breaker.check().is_ok()) {
-            if let Address::Tcp { host, port } = &node.config().address {
-                hosts.push((host.clone(), *port));
-            }
-        }
-        if let Address::Cluster(told) = &self.means.config.address {
+    /// Whom to ask: some of those that were there when they were last seen, not the same every time, and last one that may be
+    /// cut off from the others. Where there are none, all that were told.
+    fn candidates(&self) -> Vec<(String, u16)> {
+        static TURNS: AtomicUsize = AtomicUsize::new(0);
+        let mut known = self.map().map_or_else(Vec::new, |map| map.nodes.clone());
+        known.retain(|node| node.breaker.check().is_ok());
+        let turn = TURNS.fetch_add(1, Relaxed) % known.len().max(1);
+        known.rotate_left(turn);
+        known.sort_by_key(|node| node.is_suspect.load(Relaxed));
+        let address = |node: &Arc<Node>| match &node.config().address {
+            Address::Tcp { host, port } => Some((host.clone(), *port)),
+            _ => None,
+        };
+        let mut hosts: Vec<(String, u16)> = known.iter().filter_map(address).take(CANDIDATES).collect();
+        if let (true, Address::Cluster(told)) = (hosts.is_empty(), &self.means.config.address) {
             hosts.extend(told.iter().cloned());
         }
+        hosts
+    }
+
+    /// Asks one server after the other.
+    fn ask(&self, deadline: Instant) -> Result<Vec<Range>> {
+        let hosts = self.candidates();
         let mut refusal = None;
         let answer = address::first_of(&hosts, "server", deadline, |host, port, deadline| {
             self.ask_one(host, port, deadline).map_err(|error| {
@@ -262,7 +287,8 @@ impl Cluster {
     }
 
     fn install(&self, ranges: &[Range]) -> Vec<Arc<Node>> {
-        let before = self.map().map_or_else(Vec::new, |map| map.nodes.clone());
+        let old = self.map();
+        let before = old.as_ref().map_or_else(Vec::new, |map| map.nodes.clone());
         let mut nodes: Vec<Arc<Node>> = Vec::new();
         let mut slots = vec![NOBODY; slot::COUNT].into_boxed_slice();
         for Range { first, last, host, port } in ranges {
@@ -276,10 +302,37 @@ impl Cluster {
                 slots.fill(index as u16);
             }
         }
-        let map = Map { version: next_version(), nodes, slots };
-        let gone = before.into_iter().filter(|node| !map.has(node)).collect();
-        self.map.store(Some(Arc::new(map)));
+        let had_slots = |node: &Arc<Node>| old.as_ref().is_some_and(|map| map.has_slots(node));
+        let (had, had_none): (Vec<_>, Vec<_>) = before.into_iter().partition(had_slots);
+        let is_new = |node: &Arc<Node>| !nodes.iter().any(|other| Arc::ptr_eq(other, node));
+        let gone = had.into_iter().filter(is_new).collect();
+        // One that is getting its first slot is known to be away as long as it is.
+        let kept = had_none.into_iter().filter(|node| is_new(node) && node.breaker.check().is_err());
+        let kept: Vec<Arc<Node>> = kept.collect();
+        nodes.extend(kept);
+        self.map.store(Some(Arc::new(Map { version: next_version(), nodes, slots })));
         gone
+    }
+
+    /// Whether a server does not say any more that the cluster is down.
+    pub fn is_up(&self, node: &Node, deadline: Instant) -> Result<()> {
+        let means = Means { config: node.config().clone(), tls: self.means.tls.clone() };
+        let mut connection = Connection::open(&means, deadline)?;
+        let exchange = connection.exchange(&redis::cmd("CLUSTER").arg("INFO").get_packed_command(), 1, deadline.into());
+        if let Some(error) = exchange.failure {
+            return Err(error);
+        }
+        let says = exchange.replies.first().and_then(|info| redis::from_redis_value_ref::<String>(info).ok());
+        match says {
+            Some(info) if info.contains("cluster_state:fail") => {
+                Err(Error::new(Kind::Unavailable, format!("{}: CLUSTERDOWN The cluster is down", node.config())))
+            }
+            // If it may not be asked, a call shall learn it.
+            _ => {
+                node.is_suspect.store(false, Relaxed);
+                Ok(())
+            }
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use redis::Value;
+
 use super::client::Client;
 use super::connection::{Exchange, Refusal, Sent, is_readonly};
 use super::node::{Line, Node};
@@ -28,13 +30,19 @@ impl Trip<'_> {
     }
 }
 
-/// Which of some round trips has an answer first; any where none comes by `deadline`.
-pub fn first_answered<'t, 'n: 't>(trips: impl ExactSizeIterator<Item = &'t Trip<'n>>, deadline: Instant) -> usize {
-    if trips.len() < 2 {
-        return 0;
-    }
+/// How to set out.
+#[derive(Clone, Copy)]
+pub struct Start {
+    /// How long connecting, and sending, may take.
+    pub patience: Patience,
+    /// Whether to wait for a connection that somebody else uses.
+    pub may_wait: bool,
+}
+
+/// Which of some round trips has an answer first; `None` where none comes by `deadline`.
+pub fn first_answered<'t, 'n: 't>(trips: impl Iterator<Item = &'t Trip<'n>>, deadline: Instant) -> Option<usize> {
     let sockets: Vec<&Socket> = trips.map(|trip| trip.connection.socket()).collect();
-    socket::first_readable(&sockets, deadline).unwrap_or(0)
+    socket::first_readable(&sockets, deadline)
 }
 
 impl Client {
@@ -47,23 +55,27 @@ impl Client {
         pack: impl FnOnce(u64) -> Pipeline,
         patience: Patience,
     ) -> Result<(Pipeline, Exchange)> {
-        let trip = self.send(node, Line::Calls, pack, patience)?;
-        Ok(self.receive(trip, patience))
+        loop {
+            let start = Start { patience, may_wait: true };
+            if let Some(connection) = self.lend(node, Line::Calls, start)? {
+                let trip = Self::send(node, connection, pack, patience.deadline, patience);
+                return Ok(self.receive(trip, patience));
+            }
+        }
     }
 
-    /// The first half of a round trip.
+    /// The first half of a round trip that has to end by `deadline`.
     pub(super) fn send<'n>(
-        &self,
         node: &'n Arc<Node>,
-        line: Line,
+        mut connection: Lease<'n>,
         pack: impl FnOnce(u64) -> Pipeline,
+        deadline: Instant,
         patience: Patience,
-    ) -> Result<Trip<'n>> {
-        let mut connection = self.lend(node, line, patience.deadline)?;
-        let pipeline = pack(connection.server_time(patience.deadline));
+    ) -> Trip<'n> {
+        let pipeline = pack(connection.server_time(deadline));
         let start = Instant::now();
         let sent = connection.send(&pipeline.packed, patience);
-        Ok(Trip { node, connection, pipeline, start, sent })
+        Trip { node, connection, pipeline, start, sent }
     }
 
     /// The second half of a round trip.
@@ -81,6 +93,10 @@ impl Client {
         drop(connection);
         if is_new {
             log::emit(Level::Debug, || format!("connected to {}", node.config()));
+        }
+        if node.is_suspect.load(Relaxed) && exchange.replies.iter().any(|reply| !matches!(reply, Value::ServerError(_)))
+        {
+            node.is_suspect.store(false, Relaxed);
         }
         if node.config().has_failovers() {
             self.follow_failover(node, &pipeline, &mut exchange);
@@ -106,16 +122,19 @@ impl Client {
         exchange.failure = Some(error);
     }
 
-    fn lend<'n>(&self, node: &'n Arc<Node>, line: Line, deadline: Instant) -> Result<Lease<'n>> {
+    /// A connection to a node; `None` as by [`super::pool::Pool::lend`].
+    pub(super) fn lend<'n>(&self, node: &'n Arc<Node>, line: Line, how: Start) -> Result<Option<Lease<'n>>> {
+        let Start { patience: Patience { deadline, stall }, may_wait } = how;
         if !self.is_this_process() {
             return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
         }
         loop {
             node.breaker.check()?;
-            let mut lease = node.pool(line).lend(deadline).map_err(|refusal| self.refused(node, refusal))?;
+            let lent = node.pool(line).lend(deadline, may_wait).map_err(|refusal| self.refused(node, refusal))?;
+            let Some(mut lease) = lent else { return Ok(None) };
             let start = Instant::now();
-            match lease.renew_clock(deadline) {
-                Ok(()) => return Ok(lease),
+            match lease.renew_clock(start.checked_add(stall).map_or(deadline, |stalled| stalled.min(deadline))) {
+                Ok(()) => return Ok(Some(lease)),
                 // The connection was lost while it was idle: there are others.
                 Err(error) if error.kind == Kind::Unavailable => {}
                 Err(error) => {

@@ -1,5 +1,6 @@
 //! Servers that are away: calls fail at once, while a thread looks whether they are back, or others have their keys.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,13 @@ impl Client {
         if start("pita-probe", look).is_err() {
             // Then each call has to find out for itself.
             self.came_back(node);
+        }
+    }
+
+    /// All of a call's time has passed. A server for which the cluster is down would let the next one's pass as well.
+    pub(super) fn leave_suspect(&self, node: &Arc<Node>, cause: &Error) {
+        if node.is_suspect.load(Relaxed) {
+            self.went_away(node, cause);
         }
     }
 
@@ -96,7 +104,8 @@ impl Client {
 
     /// Has a thread ask for the cluster's map, unless that was done a moment ago.
     pub(super) fn look_again(&self, cluster: &Cluster) {
-        if !cluster.wants_look() || !self.is_this_process() {
+        // In a child that goes on from a log callback, the locks may be held.
+        if !self.is_this_process() || !cluster.wants_look() {
             return;
         }
         let me = self.weak();
@@ -151,6 +160,10 @@ impl Client {
                 return looked;
             }
         }
-        node.pool(Line::Calls).probe(deadline()).map_err(Error::from)
+        node.pool(Line::Calls).probe(deadline())?;
+        match self.topology.cluster().filter(|_| node.is_suspect.load(Relaxed)) {
+            Some(cluster) => cluster.is_up(node, deadline()),
+            None => Ok(()),
+        }
     }
 }
