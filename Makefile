@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz      rows, records and URLs of a fuzzer'"'"'s choice, FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make soak      kills and freezes of the server under load, SOAK_SECONDS ($(SOAK_SECONDS)): what is lost or doubled'
 	@echo 'make bench     kernels, delivery, write-behind, Python and whole decode steps against peers; writes docs/benchmarks.md'
+	@echo 'make bench-scale  many engines on clusters and a plain server: what a record costs each; some minutes'
 	@echo 'make bench-gpu  CUDA buffers, on a real GPU'
 	@echo 'make bench-peers   installs numpy, torch and valkey-py for that, into target/peers (gigabytes)'
 	@echo 'make lint      format, clippy, drift of generated files'
@@ -123,6 +124,13 @@ bench:
 	@cmake --build build --target pita_redis_benches
 	@scripts/python-env.sh build/python
 	python3 benches/report.py build/benches
+
+.PHONY: bench-scale
+bench-scale:
+	@scripts/setup.sh bench
+	@$(CONFIGURE) -DPITA_REDIS_BUILD_BENCHES=ON
+	@cmake --build build --target pita_redis_bench_scale
+	@build/benches/scale
 
 .PHONY: bench-gpu
 bench-gpu:
