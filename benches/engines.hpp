@@ -33,8 +33,8 @@ struct Load {
     std::size_t engines;
     std::size_t batch; // requests that get a token in each step, of each engine
     std::size_t steps;
-    // Each step is stored before the next begins, as where an engine's steps take longer than storing them. Otherwise the
-    // engine does nothing but store, and what is queued of a request goes in one piece.
+    // Each step is stored before the next begins, as where an engine's steps take longer. Otherwise the engine does
+    // nothing but store, and what is queued of a request goes in one piece.
     bool is_paced = true;
     bool is_tagged = false;        // each engine's keys are in one slot
     bool is_log_norm_only = false; // the other numbers are 0
