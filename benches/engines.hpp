@@ -37,6 +37,7 @@ struct Load {
     // nothing but store, and what is queued of a request goes in one piece.
     bool is_paced = true;
     bool is_tagged = false;        // each engine's keys are in one slot
+    bool waits = false;            // for a replica
     bool is_log_norm_only = false; // the other numbers are 0
 
     std::size_t records() const { return engines * batch * steps; }
@@ -188,7 +189,8 @@ inline void warm_up(std::size_t engine) {
 
 inline void run_engine(const Fleet &fleet, const Load &load, std::size_t engine, const SharedBoard &board) {
     const std::string prefix = load.is_tagged ? "&prefix=" + prefix_of(load, engine) : "";
-    const Pool pool({"", fleet.url("&write=behind" + prefix), "", 0}, "");
+    const std::string options = "&write=behind" + prefix + (load.waits ? "&wait_replicas=1" : "");
+    const Pool pool({"", fleet.url(options), "", 0}, "");
     const Records records(load);
     const std::vector<std::string> names = ids(engine_name(engine), load.batch);
     warm_up(engine);

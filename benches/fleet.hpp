@@ -32,16 +32,19 @@ struct Usage {
 class Fleet {
   public:
     // Without masters it is a plain server.
-    explicit Fleet(std::size_t masters) {
+    explicit Fleet(std::size_t masters, std::size_t replicas = 0) {
         if (masters == 0) {
             single_ = std::make_unique<support::RedisServer>();
+            name_ = "plain";
         } else {
-            cluster_ = std::make_unique<support::Cluster>(masters);
+            cluster_ = std::make_unique<support::Cluster>(masters, replicas);
+            name_ = "cluster of " + std::to_string(masters) + (replicas == 0 ? "" : " with replicas");
         }
     }
 
+    // With replicas.
     std::size_t size() const { return single_ ? 1 : cluster_->size(); }
-    std::string name() const { return single_ ? "plain" : "cluster of " + std::to_string(size()); }
+    const std::string &name() const { return name_; }
     // `more` is "&option=value...".
     std::string url(const std::string &more) const {
         return single_ ? single_->url(more) : cluster_->url("&timeout_ms=60000" + more);
@@ -79,6 +82,7 @@ class Fleet {
         return at == std::string::npos ? 0 : std::stod(info.substr(at + field.size(), 32));
     }
 
+    std::string name_;
     std::unique_ptr<support::RedisServer> single_;
     std::unique_ptr<support::Cluster> cluster_;
 };

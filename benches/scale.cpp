@@ -142,27 +142,30 @@ Cost measure(Fleet &fleet, double idle_cpu, const Load &load) {
 
 // --- the tables ------------------------------------------------------------------------------------------------------
 
-// So many steps that a round takes a fraction of a second.
-std::size_t steps_for(std::size_t engines, std::size_t batch, bool is_paced) {
-    const std::size_t records = is_paced ? 1 << 15 : 1 << 17;
-    return std::clamp<std::size_t>(records / (engines * batch), 8, is_paced ? 256 : 4096);
-}
-
 struct Row {
     std::size_t engines;
     std::size_t batch;
     bool is_tagged = false;
+    bool waits = false;
+
+    // So many steps that a round takes a fraction of a second.
+    Load load(bool is_paced) const {
+        const std::size_t steps = (is_paced ? 1 << 15 : 1 << 17) / (engines * batch);
+        return {engines, batch, std::clamp<std::size_t>(steps, 8, is_paced ? 256 : 4096), is_paced, is_tagged, waits};
+    }
+    std::string how() const {
+        return std::string(is_tagged ? ", a slot an engine" : "") + (waits ? ", wait_replicas=1" : "");
+    }
 };
 
 void show_storing(Fleet &fleet, double idle_cpu, const Row &row) {
-    const auto [engines, batch, is_tagged] = row;
-    const Cost step = measure(fleet, idle_cpu, {engines, batch, steps_for(engines, batch, true), true, is_tagged});
-    const Cost load = measure(fleet, idle_cpu, {engines, batch, steps_for(engines, batch, false), false, is_tagged});
+    const Cost paced = measure(fleet, idle_cpu, row.load(true));
+    const Cost busy = measure(fleet, idle_cpu, row.load(false));
     std::printf("| %s%s | %zu | %zu | %.2f | %.2f | %.2f | %.1f | %.1f | %.0f | %.0f | %.1f | %.0f | %.2f | %.2f "
                 "| %.0f |\n",
-                fleet.name().c_str(), is_tagged ? ", a slot an engine" : "", engines, batch, step.server_us,
-                step.engine_us, step.calls_us, step.per_call, step.per_trip, step.sent, step.received, step.commands,
-                step.rate, load.server_us, load.engine_us, load.rate);
+                fleet.name().c_str(), row.how().c_str(), row.engines, row.batch, paced.server_us, paced.engine_us,
+                paced.calls_us, paced.per_call, paced.per_trip, paced.sent, paced.received, paced.commands, paced.rate,
+                busy.server_us, busy.engine_us, busy.rate);
     std::fflush(stdout);
 }
 
@@ -180,6 +183,11 @@ void show_storing(std::vector<Fleet *> &fleets, const std::vector<double> &idle)
         for (const Row &row : rows) {
             show_storing(*fleets[i], idle[i], row);
         }
+    }
+    Fleet replicated(3, 1);
+    const double idle_cpu = replicated.idle_cpu();
+    for (const Row &row : {Row{1, 256}, {1, 256, true}, {1, 256, true, true}}) {
+        show_storing(replicated, idle_cpu, row);
     }
 }
 
@@ -217,7 +225,7 @@ void run(const std::vector<std::size_t> &masters) {
 
 } // namespace
 
-// Without arguments: a plain server, and clusters of 1, 3 and 6 masters. Otherwise these; 0 is the plain one.
+// Without arguments: a plain server, and clusters of 1, 3 and 6 masters. Otherwise of so many; 0 is the plain server.
 int main(int count, char **arguments) {
     try {
         std::vector<std::size_t> masters;
