@@ -449,6 +449,55 @@ TEST(ClusterDeath, AMasterThatLetsNobodyConnectCostsOthersNothing) {
     cluster.server(1).thaw();
 }
 
+// What can go no way for now is set aside, and what comes behind it.
+TEST(ClusterDeath, BehindASlotThatNobodyServesHoldsUpNoOtherKey) {
+    Cluster cluster(2);
+    const Session session(cluster.url("&timeout_ms=5000&write=behind"));
+    const std::string homeless = cluster.key_at(0);
+    const std::string other = cluster.key_at(0, "other");
+    ASSERT_OK(store_at(homeless, 0, records(1)));
+    ASSERT_OK(store_at(other, 0, records(1)));
+    ASSERT_OK(flush());
+    const std::string slot = std::to_string(cluster.slot_of(homeless));
+    Hiredis(cluster.server(0)).run({"CLUSTER", "DELSLOTS", slot});
+    for (std::size_t i = 1; i < 100; ++i) {
+        ASSERT_OK(store_at(homeless, static_cast<std::int64_t>(i), records(1, i)));
+        ASSERT_OK(store_at(other, static_cast<std::int64_t>(i), records(1, i)));
+    }
+    EXPECT_EQ(take(other).records, records(100));
+    EXPECT_TRUE(eventually([] { return stats_now().queued == 99; }));
+    ASSERT_OK(append(other, records(1)));
+    EXPECT_EQ(take(other).records, records(1));
+    Hiredis(cluster.server(0)).run({"CLUSTER", "ADDSLOTS", slot});
+    ASSERT_OK(flush());
+    EXPECT_EQ(take(homeless).records, records(100));
+    const pita_stats_t stats = stats_now();
+    EXPECT_EQ(stats.stored, 201U);
+    EXPECT_EQ(stats.queued, 0U);
+}
+
+TEST(ClusterMigration, BehindADeadTargetHoldsUpNoOtherKey) {
+    Cluster cluster(2);
+    const Session session(cluster.url("&timeout_ms=5000&write=behind"));
+    const std::string tag = cluster.key_at(0);
+    const std::string fresh = "{" + tag + "}new";
+    const std::string other = cluster.key_at(0, "other");
+    ASSERT_OK(append(other, records(1)));
+    ASSERT_OK(flush());
+    cluster.begin_migration(cluster.slot_of(tag), 1);
+    cluster.server(1).kill();
+    for (std::size_t i = 0; i < 100; ++i) {
+        ASSERT_OK(store_at(fresh, static_cast<std::int64_t>(i), records(1, i)));
+        ASSERT_OK(append(other, records(1, i + 1)));
+    }
+    EXPECT_EQ(take(other).records, records(101));
+    cluster.server(1).restart();
+    cluster.end_migration(cluster.slot_of(tag), 1);
+    ASSERT_OK(flush());
+    EXPECT_EQ(take(fresh).records, records(100));
+    EXPECT_EQ(cluster.keys(), 0);
+}
+
 TEST(ClusterDeath, AClusterThatIsDownSaysSo) {
     Cluster cluster(3, 0, {"--cluster-require-full-coverage", "yes"});
     const Session session(cluster.url("&timeout_ms=300"));

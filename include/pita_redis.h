@@ -55,9 +55,10 @@
  * Every function may be called from any thread at any time. Each process has one pool, made by pita_redis_open and
  * shared by its threads. A forked child makes connections of its own, and closes the inherited ones without a word to
  * the server. The library installs no signal handlers, prints nothing, and stays loaded after dlclose. Its threads
- * are few and block all signals: one that writes what is queued, one that queues what a GPU has computed, one while Redis
- * is away, one for a server that it has started, one while a host's name is looked up. A large batch is computed on several threads, which end with the
- * call: PITA_NUM_THREADS in the environment caps them, 1 for none.
+ * are few and block all signals: one that writes what is queued, one while Redis is away (of a cluster, one for each such
+ * server, and one while its map is asked for), one that queues what a GPU has computed, one for a server that it has
+ * started, one while a host's name is looked up. A large batch is computed on several threads, which end with the call:
+ * PITA_NUM_THREADS in the environment caps them, 1 for none.
  *
  * TIME
  *
@@ -121,8 +122,8 @@
  * to another, Redis stores into its lists, but takes of them wait until it has arrived.
  *
  * A server that is lost or silent counts as away: calls for its keys fail at once, all others go on, until it answers or
- * others have its slots. With write=behind each master has a queue and a thread of its own. pita_redis_ping wants every
- * slot to have a server, and every such server to answer.
+ * others have its slots. With write=behind each master has a queue and a thread of its own, and so have slots that no
+ * server has. pita_redis_ping wants every slot to have a server, and every such server to answer.
  *
  * SENTINEL
  *

@@ -79,7 +79,10 @@ impl Client {
                 Elsewhere::ByMap
             }
             Detour::Ask { host, port } => Elsewhere::Asking(cluster.node_at(&host, port)),
-            Detour::Wait(error) => Elsewhere::Later(error),
+            Detour::Wait(error) => {
+                self.look_again(cluster);
+                Elsewhere::Later(error)
+            }
             Detour::Down(error) => {
                 node.is_suspect.store(true, Relaxed);
                 self.look_again(cluster);

@@ -50,6 +50,8 @@ struct Plan {
     /// The version of the map that it was made by.
     version: u64,
     of_slot: Vec<u16>,
+    /// One that no server has, or the next number: for slots that no server has, either.
+    aside: u16,
 }
 
 impl Lane {
@@ -84,7 +86,7 @@ impl Lanes {
             capacity: config.queue,
             all: ArcSwap::from_pointee(vec![Lane::new(0, config.queue)]),
             of_slot: (0..slots).map(|_| AtomicU16::new(0)).collect(),
-            plan: Mutex::new(Plan { version: 0, of_slot: vec![0; slots] }),
+            plan: Mutex::new(Plan { version: 0, of_slot: vec![0; slots], aside: 1 }),
             moves: AtomicU64::new(0),
         }
     }
@@ -288,9 +290,46 @@ impl Lanes {
             }
             self.moves.fetch_add(1, Ordering::Release);
         };
-        let lost = lane.queue.hand_over(to, publish);
+        let lost = lane.queue.hand_over(&[], to, publish);
         drop(plan);
-        self.wake(&all, client);
+        self.go_on(&all, client, lost);
+    }
+
+    /// Whether a lane is for slots that no server has.
+    pub fn is_aside(&self, lane: &Lane) -> bool {
+        lock(&self.plan).aside == lane.number
+    }
+
+    /// Hands what a lane has `taken` out and cannot store, though its server is fine, over to another lane, with all that is
+    /// queued for these slots, until the map changes. As [`Self::arrange`]. False where all is being closed.
+    pub fn set_aside(&self, lane: &Lane, client: &Client, taken: &[Write<'_>]) -> bool {
+        let mut plan = lock(&self.plan);
+        let mut all = Vec::clone(&self.all.load());
+        if all.iter().any(|lane| lane.queue.hold().is_closing()) {
+            return false;
+        }
+        let aside = plan.aside;
+        if usize::from(aside) == all.len() {
+            all.push(Lane::new(aside, self.capacity));
+            self.all.store(Arc::new(all.clone()));
+        }
+        let slot_of = |id: &str| client.slot(&client.key(id));
+        let slots: HashSet<u16> = taken.iter().map(|write| slot_of(write.id)).collect();
+        slots.iter().for_each(|slot| plan.of_slot[usize::from(*slot)] = aside);
+        let to = |id: &str| slots.contains(&slot_of(id)).then(|| &all[usize::from(aside)].queue);
+        let publish = || {
+            slots.iter().for_each(|slot| self.of_slot[usize::from(*slot)].store(aside, Ordering::Release));
+            self.moves.fetch_add(1, Ordering::Release);
+        };
+        let lost = lane.queue.hand_over(taken, to, publish);
+        drop(plan);
+        self.go_on(&all, client, lost);
+        true
+    }
+
+    /// After records were handed over.
+    fn go_on(&self, all: &[Arc<Lane>], client: &Client, lost: u64) {
+        self.wake(all, client);
         if lost > 0 {
             client.give_up(lost, Error::new(Kind::Unavailable, "there was no memory to hand them over"));
         }
@@ -346,9 +385,10 @@ impl Lanes {
                 lane as u16
             });
         }
+        let aside = is_taken.iter().position(|is_taken| !is_taken).unwrap_or(all.len()) as u16;
         self.all.store(Arc::new(all));
         let target = |slot| map.index_of(slot).map_or_else(|| self.number_of(slot), |node| of_node[&node]);
-        Plan { version: map.version, of_slot: slots().map(target).collect() }
+        Plan { version: map.version, of_slot: slots().map(target).collect(), aside }
     }
 }
 

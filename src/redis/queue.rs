@@ -355,11 +355,24 @@ impl Queue {
         lock(&self.state).take()
     }
 
-    /// Hands records that wait here over to the queues where `to` says that they belong, behind what is there; then `publish`
-    /// tells who pushes. Only on the writer's thread, between two batches. Returns how many are lost because there is no memory.
-    pub fn hand_over<'q>(&self, to: impl Fn(&str) -> Option<&'q Queue>, publish: impl FnOnce()) -> u64 {
+    /// Hands records that wait here over to the queues where `to` says that they belong, behind what is there, and before them
+    /// those that were `taken` out; then `publish` tells who pushes. Only on the writer's thread, between two batches. Returns how
+    /// many are lost because there is no memory.
+    pub fn hand_over<'q>(
+        &self,
+        taken: &[Write<'_>],
+        to: impl Fn(&str) -> Option<&'q Queue>,
+        publish: impl FnOnce(),
+    ) -> u64 {
         let mut state = lock(&self.state);
         let mut lost = 0;
+        for write in taken {
+            let count = write.records.len() as u64;
+            state.accepted -= count;
+            if !to(write.id).is_some_and(|queue| lock(&queue.state).add(write, queue.slot(write.id))) {
+                lost += count;
+            }
+        }
         let chunks = std::mem::take(&mut state.chunks);
         for entry in chunks.iter().flat_map(Chunk::entries) {
             let records: Vec<Metrics> = entry.records().collect();
@@ -383,11 +396,12 @@ impl Queue {
         lost
     }
 
-    /// The fate of all records in `chunks` is known. `tally` counts them, so that nobody sees them twice or not at all.
-    pub fn settle(&self, chunks: Vec<Chunk>, losses: Option<Losses>, tally: impl FnOnce()) {
+    /// The fate of all records in `chunks` is known, but for those that were `handed_over`. `tally` counts them, so that nobody
+    /// sees them twice or not at all.
+    pub fn settle(&self, chunks: Vec<Chunk>, handed_over: u64, losses: Option<Losses>, tally: impl FnOnce()) {
         let mut state = lock(&self.state);
         tally();
-        state.settled += chunks.iter().map(|chunk| chunk.records() as u64).sum::<u64>();
+        state.settled += chunks.iter().map(|chunk| chunk.records() as u64).sum::<u64>() - handed_over;
         state.spare.extend(chunks.into_iter().filter_map(Chunk::emptied));
         state.spare.truncate(chunk::count_for(self.capacity));
         state.trouble = None;
@@ -564,7 +578,7 @@ mod tests {
         thread::scope(|scope| {
             let greedy = scope.spawn(|| push(&queue, 8, Duration::from_millis(300)));
             thread::sleep(Duration::from_millis(50));
-            queue.settle(chunks, None, || {});
+            queue.settle(chunks, 0, None, || {});
             assert!(is_full(&greedy.join().unwrap()));
         });
         push(&queue, 6, LONG).unwrap();
@@ -587,7 +601,7 @@ mod tests {
             let chunks = queue.next();
             sizes.push(chunks.iter().map(Chunk::records).sum::<usize>());
             seen += sizes[sizes.len() - 1];
-            queue.settle(chunks, None, || {});
+            queue.settle(chunks, 0, None, || {});
         }
         assert!(sizes[..sizes.len() - 1].iter().all(|size| *size <= BATCH), "{sizes:?}");
         assert_eq!(sizes.last(), Some(&200_000));
@@ -629,7 +643,7 @@ mod tests {
             entry.records().map(move |record| (id.clone(), record.log_norm)).collect::<Vec<_>>()
         };
         let all = chunks.iter().flat_map(Chunk::entries).flat_map(show).collect();
-        queue.settle(chunks, None, || {});
+        queue.settle(chunks, 0, None, || {});
         all
     }
 
@@ -641,13 +655,33 @@ mod tests {
             push_of(&from, "a", f64::from(number));
             push_of(&from, "b", f64::from(number));
         }
-        let lost = from.hand_over(|id| (id == "b").then_some(&to), || {});
+        let lost = from.hand_over(&[], |id| (id == "b").then_some(&to), || {});
         assert_eq!((lost, from.hold().queued(), to.hold().queued()), (0, 3, 4));
         push_of(&to, "b", 3.0);
         let numbered =
             |id: &str, numbers: std::ops::Range<i32>| numbers.map(|n| (id.into(), f64::from(n))).collect::<Vec<_>>();
         assert_eq!(shown(&from), numbered("a", 0..3));
         assert_eq!(shown(&to), [numbered("c", 0..1), numbered("b", 0..4)].concat());
+    }
+
+    #[test]
+    fn what_was_taken_out_goes_first() {
+        let (from, to) = (Queue::new(100), Queue::new(100));
+        for number in 0..2 {
+            push_of(&from, "a", f64::from(number));
+            push_of(&from, "b", f64::from(number));
+        }
+        let chunks = from.next();
+        push_of(&from, "b", 2.0);
+        let merged: Vec<Metrics> =
+            (0..2).map(|number| Metrics { log_norm: f64::from(number), ..Metrics::default() }).collect();
+        let write = Write { id: "b", placement: Placement::Append, records: &merged };
+        from.hand_over(&[write], |id| (id == "b").then_some(&to), || {});
+        assert_eq!((from.hold().queued(), to.hold().queued()), (2, 3));
+        from.settle(chunks, 2, None, || {});
+        assert_eq!(from.hold().queued(), 0);
+        from.await_all(Instant::now()).unwrap();
+        assert_eq!(shown(&to), (0..3).map(|number| ("b".into(), f64::from(number))).collect::<Vec<_>>());
     }
 
     /// Who waits for what was handed over waits here for no more than there is.
@@ -660,7 +694,7 @@ mod tests {
             // Until there is room.
             let pushing = scope.spawn(|| push(&from, 1, LONG));
             thread::sleep(Duration::from_millis(20));
-            from.hand_over(|_| Some(&to), || {});
+            from.hand_over(&[], |_| Some(&to), || {});
             pushing.join().unwrap().unwrap();
             assert_eq!(shown(&from).len(), 1);
             waiting.join().unwrap().unwrap();

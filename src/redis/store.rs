@@ -53,6 +53,8 @@ pub struct Setback {
     pub node: Option<Arc<Node>>,
     /// Whether there was a connection at all.
     pub connected: bool,
+    /// Whether the server itself is fine: it has sent commands elsewhere, and nobody knows where, or serves some slots not now.
+    is_of_slots: bool,
 }
 
 impl Setback {
@@ -63,6 +65,11 @@ impl Setback {
         let is_hopeless = matches!(line, Line::Calls) && (self.error.kind == Kind::Timeout || !is_worth_it);
         calls.iter_mut().for_each(|call| call.set_back(&self.error, is_hopeless));
         self
+    }
+
+    /// Whether it is a trouble of this server's, with all that it has.
+    pub fn is_of(&self, node: &Arc<Node>) -> bool {
+        !self.is_of_slots && self.node.as_ref().is_some_and(|its| Arc::ptr_eq(its, node))
     }
 
     /// Whether the server is known to be away.
@@ -119,7 +126,7 @@ impl<'n, 't, 'a> Round<'_, 'n, 't, 'a> {
         let connection = match self.client.lend(node, self.line, start) {
             Ok(None) => return,
             Ok(Some(connection)) => Ok(connection),
-            Err(error) => Err(Setback { error, node: Some(node.clone()), connected: false }),
+            Err(error) => Err(Setback { error, node: Some(node.clone()), connected: false, is_of_slots: false }),
         };
         let Some(part) = part.take() else { return };
         // Those that may share a call side by side. Nothing is overtaken: `keep_order` leaves each key one such task, and the
@@ -316,7 +323,7 @@ impl Client {
             let node = match task.route(self, deadline) {
                 Ok(node) => node,
                 Err(error) => {
-                    let setback = Setback { error, node: None, connected: false };
+                    let setback = Setback { error, node: None, connected: false, is_of_slots: true };
                     setbacks.push(setback.hits(&mut task::calls(&mut [task]), line));
                     continue;
                 }
@@ -363,9 +370,10 @@ impl Client {
         } else {
             // What was sent elsewhere, nobody knows where.
             let error = calls.iter().find_map(|call| call.setback().cloned())?;
-            return Some(Setback { error, node: Some(node), connected: true });
+            let is_of_slots = !node.is_suspect.load(Relaxed);
+            return Some(Setback { error, node: Some(node), connected: true, is_of_slots });
         };
-        Some(Setback { error, node: Some(node), connected: true }.hits(calls, line))
+        Some(Setback { error, node: Some(node), connected: true, is_of_slots: false }.hits(calls, line))
     }
 
     /// What waits until the replicas have what was sent before, if they have to.

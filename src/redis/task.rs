@@ -105,6 +105,11 @@ impl<'a> Task<'a> {
         &self.key
     }
 
+    /// The slot of its key; 0 where there is no cluster.
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
     pub fn write(&self) -> &Write<'a> {
         &self.write
     }

@@ -68,7 +68,7 @@ impl Map {
 
     /// The same, as an index into the nodes.
     pub fn index_of(&self, slot: u16) -> Option<usize> {
-        Some(usize::from(self.slots[usize::from(slot)])).filter(|index| *index < self.nodes.len())
+        self.slots.get(usize::from(slot)).map(|index| usize::from(*index)).filter(|index| *index < self.nodes.len())
     }
 
     pub fn has(&self, node: &Arc<Node>) -> bool {

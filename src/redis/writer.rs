@@ -1,6 +1,8 @@
 //! Write-behind: threads that store what was queued, in its order, however long Redis is away.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::chunk::Chunk;
@@ -10,7 +12,7 @@ use super::merge::Merged;
 use super::node::{Line, Node};
 use super::queue::Losses;
 use super::socket::Patience;
-use super::store::{Attempted, Placement, Setback};
+use super::store::{Attempted, Placement, Setback, Write};
 use super::task::Task;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Level, Limit};
@@ -67,28 +69,64 @@ impl Client {
     /// Stores all of `chunks`, or finds out that it cannot be stored. False where there is no time left for that.
     fn deliver(&self, lane: &Lane, chunks: Vec<Chunk>) -> bool {
         let merged = Merged::of(chunks.iter().flat_map(Chunk::entries));
-        let mut fates = Vec::new();
+        let (mut fates, mut stray) = (Vec::new(), Stray::default());
         for turn in 0..merged.turns() {
-            let (mut tasks, accepted): (Vec<Task<'_>>, Vec<u64>) =
-                merged.writes(turn).map(|(write, accepted)| (Task::new(write, self), accepted)).unzip();
+            let (mut tasks, mut accepted) = (Vec::new(), Vec::new());
+            for (write, count) in merged.writes(turn) {
+                let task = Task::new(write, self);
+                // Behind what has to wait, all of its slot has to.
+                if stray.slots.contains(&task.slot()) {
+                    stray.add(&task, count);
+                } else {
+                    tasks.push(task);
+                    accepted.push(count);
+                }
+            }
             if !self.persist(lane, &mut tasks) {
                 return false;
             }
-            fates.extend(tasks.into_iter().zip(accepted).map(|(task, accepted)| Fate::of(task, accepted)));
+            for (task, count) in tasks.into_iter().zip(accepted) {
+                if task.is_done() { fates.push(Fate::of(task, count)) } else { stray.add(&task, count) }
+            }
         }
         // A log callback may have forked.
-        if !self.is_this_process() {
+        if !self.is_this_process() || !self.set_aside(lane, &stray) {
             return false;
         }
         let losses = fates.iter().filter_map(Fate::loss).reduce(Losses::and);
+        let (handed_over, replaced) = (stray.records(), stray.replaced);
+        drop(stray);
         drop(merged);
-        lane.queue.settle(chunks, losses, || {
+        lane.queue.settle(chunks, handed_over, losses, || {
             fates.iter().for_each(|fate| self.stats.count(fate.placement, fate.accepted, &fate.result));
+            self.stats.indexed.fetch_add(replaced, Relaxed);
         });
         true
     }
 
-    /// Attempts to store tasks, each of another list, until all are done. False where there is no time left for that.
+    fn set_aside(&self, lane: &Lane, stray: &Stray<'_>) -> bool {
+        match &self.lanes {
+            Some(lanes) if !stray.writes.is_empty() => lanes.set_aside(lane, self, &stray.writes),
+            _ => true,
+        }
+    }
+
+    /// Whether none of the tasks that are not done is for a server that is in trouble: each is for a slot that no server has, or
+    /// one that is on its way to another server, which is.
+    fn are_stray(&self, lane: &Lane, tasks: &[Task<'_>], setbacks: &[Setback]) -> bool {
+        let Some(lanes) = &self.lanes else { return false };
+        let is_stray = |task: &Task<'_>| {
+            let node = self.topology.known_node(task.key());
+            node.is_none_or(|node| !setbacks.iter().any(|setback| setback.is_of(&node)))
+        };
+        self.topology.cluster().is_some()
+            && !lanes.is_aside(lane)
+            && lane.queue.closing().is_none()
+            && tasks.iter().filter(|task| !task.is_done()).all(is_stray)
+    }
+
+    /// Attempts to store tasks, each of another list, until all are done, but for stray ones. False where there is no time left for
+    /// that.
     fn persist(&self, lane: &Lane, tasks: &mut [Task<'_>]) -> bool {
         let (mut rest, mut stall) = (RESTS.0, self.config().timeout.clamp(STALL.0, STALL.1));
         let mut not_ready_since = None;
@@ -104,6 +142,9 @@ impl Client {
             let Some(error) = setbacks.first().map(|setback| &setback.error).or(not_ready.as_ref()) else { continue };
             if wants_another && !setbacks.is_empty() {
                 continue;
+            }
+            if not_ready.is_none() && self.are_stray(lane, tasks, &setbacks) {
+                break;
             }
             let is_away =
                 || setbacks.iter().any(Setback::is_away) && setbacks.iter().all(|it| it.is_away() || it.node.is_none());
@@ -134,6 +175,28 @@ impl Client {
             let has_key = |node: &Arc<Node>| tasks.iter().any(|task| self.topology.is_at(task.key(), node));
             self.topology.nodes().into_iter().filter(has_key).for_each(|node| node.pool(Line::Writes).forget());
         }
+    }
+}
+
+/// Writes that can go no way for now, though all servers of the lane are fine.
+#[derive(Default)]
+struct Stray<'m> {
+    writes: Vec<Write<'m>>,
+    slots: HashSet<u16>,
+    /// Records that others of these have replaced.
+    replaced: u64,
+}
+
+impl<'m> Stray<'m> {
+    fn add(&mut self, task: &Task<'m>, accepted: u64) {
+        let write = *task.write();
+        self.replaced += accepted - write.records.len() as u64;
+        self.writes.push(write);
+        self.slots.insert(task.slot());
+    }
+
+    fn records(&self) -> u64 {
+        self.writes.iter().map(|write| write.records.len() as u64).sum()
     }
 }
 
