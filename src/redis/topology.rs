@@ -310,7 +310,13 @@ impl Cluster {
         let kept = had_none.into_iter().filter(|node| is_new(node) && node.breaker.check().is_err());
         let kept: Vec<Arc<Node>> = kept.collect();
         nodes.extend(kept);
-        self.map.store(Some(Arc::new(Map { version: next_version(), nodes, slots })));
+        let is_same = |old: &Arc<Map>| {
+            let alike = old.nodes.len() == nodes.len() && old.nodes.iter().zip(&nodes).all(|(a, b)| Arc::ptr_eq(a, b));
+            alike && old.slots == slots
+        };
+        if !old.as_ref().is_some_and(is_same) {
+            self.map.store(Some(Arc::new(Map { version: next_version(), nodes, slots })));
+        }
         gone
     }
 
@@ -431,6 +437,9 @@ mod tests {
         let gone = install(&cluster, vec![entry(0, 19, text("a"), 1)]);
         assert_eq!(gone, ["redis://b:1/0", "redis://c:1/0"]);
         assert!(Arc::ptr_eq(cluster.map().unwrap().node_of(19).unwrap(), &a));
+        let version = cluster.map().unwrap().version;
+        install(&cluster, vec![entry(0, 19, text("a"), 1)]);
+        assert_eq!(cluster.map().unwrap().version, version);
     }
 
     /// A server may say anything.

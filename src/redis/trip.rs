@@ -130,10 +130,12 @@ impl Client {
         }
         loop {
             node.breaker.check()?;
-            let lent = node.pool(line).lend(deadline, may_wait).map_err(|refusal| self.refused(node, refusal))?;
+            let soon = || Instant::now().checked_add(stall).map_or(deadline, |stalled| stalled.min(deadline));
+            let by = if may_wait { deadline } else { soon() };
+            let lent = node.pool(line).lend(by, may_wait).map_err(|refusal| self.refused(node, refusal))?;
             let Some(mut lease) = lent else { return Ok(None) };
             let start = Instant::now();
-            match lease.renew_clock(start.checked_add(stall).map_or(deadline, |stalled| stalled.min(deadline))) {
+            match lease.renew_clock(soon()) {
                 Ok(()) => return Ok(Some(lease)),
                 // The connection was lost while it was idle: there are others.
                 Err(error) if error.kind == Kind::Unavailable => {}
