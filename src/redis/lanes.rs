@@ -35,7 +35,9 @@ pub struct Lane {
 pub struct Lanes {
     /// Records that each may hold.
     capacity: usize,
-    /// By their numbers. There is always one, and none ever goes.
+    /// The one that is always there.
+    first: Arc<Lane>,
+    /// By their numbers. None ever goes.
     all: ArcSwap<Vec<Arc<Lane>>>,
     /// Which one takes the records of each slot; where there is no cluster, there is one slot.
     of_slot: Box<[AtomicU16]>,
@@ -82,9 +84,11 @@ impl Lanes {
     /// The threads start when there is something to write.
     pub fn new(config: &Config) -> Self {
         let slots = if matches!(config.address, Address::Cluster(_)) { slot::COUNT } else { 1 };
+        let first = Lane::new(0, config.queue);
         Lanes {
             capacity: config.queue,
-            all: ArcSwap::from_pointee(vec![Lane::new(0, config.queue)]),
+            all: ArcSwap::from_pointee(vec![first.clone()]),
+            first,
             of_slot: (0..slots).map(|_| AtomicU16::new(0)).collect(),
             plan: Mutex::new(Plan { version: 0, of_slot: vec![0; slots], aside: 1 }),
             moves: AtomicU64::new(0),
@@ -113,7 +117,7 @@ impl Lanes {
             done(result);
         };
         match self.of_slot.len() {
-            1 => self.push_to(&self.lane_of(0), client, writes, timeout, |_| true, note),
+            1 => self.push_to(&self.first, client, writes, timeout, |_| true, note),
             _ => self.push_by_slot(client, writes, timeout, note),
         }
         // Now that no lock is held: whoever listens may call the library. Who does not wait tries again.
@@ -193,7 +197,7 @@ impl Lanes {
 
     /// Records that were accepted, but never came into a queue.
     pub fn lose(&self, losses: Losses) {
-        self.all.load()[0].queue.lose(losses);
+        self.first.queue.lose(losses);
     }
 
     /// Waits until all that was pushed so far is settled. Fails where some of it, or of what came since the last flush, was
