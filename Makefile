@@ -70,26 +70,24 @@ test-kernels:
 	@scripts/setup.sh kernels
 	@scripts/test-kernels.sh
 
-.PHONY: test-sentinel
-test-sentinel:
+# The program that the targets below run parts of.
+.PHONY: googletests
+googletests:
 	@scripts/setup.sh test
 	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
 	@cmake --build build --target pita_redis_tests
+
+.PHONY: test-sentinel
+test-sentinel: googletests
 	@build/cpp_tests/pita_redis_tests --gtest_brief=1 --gtest_filter='Sentinel*:WaitReplicas.*'
 
 .PHONY: test-cluster
-test-cluster:
-	@scripts/setup.sh test
-	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
-	@cmake --build build --target pita_redis_tests
+test-cluster: googletests
 	@build/cpp_tests/pita_redis_tests --gtest_brief=1 --gtest_filter='*Cluster*'
 
 .PHONY: test-valkey
-test-valkey:
-	@scripts/setup.sh test
+test-valkey: googletests
 	@scripts/valkey.sh target/valkey
-	@$(CONFIGURE) -DPITA_REDIS_BUILD_EXAMPLES=OFF -DPITA_REDIS_BUILD_TESTS=ON
-	@cmake --build build --target pita_redis_tests
 	@PATH="$(CURDIR)/target/valkey/bin:$$PATH"; redis-server --version; \
 		build/cpp_tests/pita_redis_tests --gtest_brief=1
 

@@ -161,28 +161,30 @@ TEST_F(SentinelTest, BehindRidesOverAFailover) {
     EXPECT_EQ(stats_now().uncertain, 0U);
 }
 
+// A list that is begun at the first master, and goes on at the next one; its life there in milliseconds.
+class SentinelTtl : public SentinelTest {
+  protected:
+    long long life_at_the_next_master(const std::string &ttl) {
+        open("&timeout_ms=5000&ttl_s=" + ttl);
+        EXPECT_OK(store_at("a", 0, records(1)));
+        EXPECT_TRUE(eventually([&] { return Hiredis(sentinels.replica()).length("a") == 1; }));
+        sentinels.kill_the_master();
+        EXPECT_TRUE(eventually([] { return store_at("a", 1, records(1, 1)) == PITA_OK; }));
+        Hiredis next(sentinels.master());
+        EXPECT_EQ(stored(next, "a"), records(2));
+        return next.life_ms("a");
+    }
+};
+
 // The pool has told the first master already how long the list is to live.
-TEST_F(SentinelTest, AListLivesItsTimeAlsoAtTheNextMaster) {
-    open("&timeout_ms=5000&ttl_s=100");
-    ASSERT_OK(store_at("a", 0, records(1)));
-    ASSERT_TRUE(eventually([&] { return Hiredis(sentinels.replica()).length("a") == 1; }));
-    sentinels.kill_the_master();
-    EXPECT_TRUE(eventually([] { return store_at("a", 1, records(1, 1)) == PITA_OK; }));
-    Hiredis next(sentinels.master());
-    EXPECT_EQ(stored(next, "a"), records(2));
-    EXPECT_GT(next.life_ms("a"), 0);
-    EXPECT_LE(next.life_ms("a"), 100000);
+TEST_F(SentinelTtl, AListLivesItsTimeAlsoAtTheNextMaster) {
+    const long long life = life_at_the_next_master("100");
+    EXPECT_GT(life, 0);
+    EXPECT_LE(life, 100000);
 }
 
-TEST_F(SentinelTest, AListThatLivesForEverDoesSoAtTheNextMaster) {
-    open("&timeout_ms=5000&ttl_s=0");
-    ASSERT_OK(store_at("a", 0, records(1)));
-    ASSERT_TRUE(eventually([&] { return Hiredis(sentinels.replica()).length("a") == 1; }));
-    sentinels.kill_the_master();
-    EXPECT_TRUE(eventually([] { return store_at("a", 1, records(1, 1)) == PITA_OK; }));
-    Hiredis next(sentinels.master());
-    EXPECT_EQ(stored(next, "a"), records(2));
-    EXPECT_EQ(next.life_ms("a"), -1);
+TEST_F(SentinelTtl, AListThatLivesForEverDoesSoAtTheNextMaster) {
+    EXPECT_EQ(life_at_the_next_master("0"), -1);
 }
 
 // --- TLS -------------------------------------------------------------------------------------------------------------

@@ -160,10 +160,9 @@ impl Client {
                 return looked;
             }
         }
-        node.pool(Line::Calls).probe(deadline())?;
-        match self.topology.cluster().filter(|_| node.is_suspect.load(Relaxed)) {
-            Some(cluster) => cluster.is_up(node, deadline()),
-            None => Ok(()),
+        if let Some(cluster) = self.topology.cluster().filter(|_| node.is_suspect.load(Relaxed)) {
+            cluster.is_up(node, deadline())?;
         }
+        node.pool(Line::Calls).probe(deadline()).map_err(Error::from)
     }
 }
