@@ -352,14 +352,27 @@ TEST_F(SentinelFork, LeavesTheChildAQueueOfItsOwn) {
 
 TEST(WaitReplicas, AStoreWithoutEnoughReplicasIsUncertain) {
     RedisServer server;
-    // WAIT gets half of the time. The other half is for its answer, on a busy machine, too.
-    const Session session("redis://" + server.host_and_port() + "?timeout_ms=2000&wait_replicas=1");
+    const Session session("redis://" + server.host_and_port() + "?timeout_ms=1000&wait_replicas=1");
     EXPECT_FAILS(PITA_ERR_UNCERTAIN, store_at("a", 0, records(1)), "0 of wait_replicas=1 replicas");
     EXPECT_STATUS(PITA_ERR_UNCERTAIN, append("b", records(1)));
     Hiredis redis(server);
     EXPECT_EQ(redis.length("a"), 1);
     EXPECT_EQ(redis.length("b"), 1) << "an append is sent once";
     EXPECT_EQ(stats_now().uncertain, 2U);
+}
+
+// The server said so before it fell silent.
+TEST(WaitReplicas, AStoreThatRunsOutOfTimeTellsWhatItLacked) {
+    RedisServer server;
+    const Session session("redis://" + server.host_and_port() + "?timeout_ms=2000&wait_replicas=1");
+    std::thread freezes([&] {
+        Hiredis redis(server);
+        EXPECT_TRUE(eventually([&] { return stats_now().retried > 0 && redis.info("blocked_clients") > 0; }));
+        server.freeze();
+    });
+    EXPECT_FAILS(PITA_ERR_UNCERTAIN, store_at("a", 0, records(1)), "0 of wait_replicas=1 replicas");
+    freezes.join();
+    server.thaw();
 }
 
 TEST(WaitReplicas, AReplicaThatIsThereIsWaitedFor) {

@@ -122,7 +122,7 @@ fn find() -> Option<Arc<Client>> {
 }
 
 impl Client {
-    fn new(means: Means) -> Arc<Self> {
+    pub(super) fn new(means: Means) -> Arc<Self> {
         close_in_children();
         let counts = Arc::<Counts>::default();
         let config = &means.config;

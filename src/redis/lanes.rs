@@ -272,31 +272,9 @@ impl Lanes {
         if plan.version < map.version {
             *plan = self.plan(map);
         }
-        if lane.arranged.swap(plan.version, Ordering::Relaxed) == plan.version {
-            return;
+        if lane.arranged.swap(plan.version, Ordering::Relaxed) != plan.version && !self.is_closing() {
+            self.hand_over(plan, lane, client, &[]);
         }
-        let is_misplaced =
-            |slot: &u16| self.number_of(*slot) == lane.number && self.target(&plan, *slot) != lane.number;
-        let misplaced: Vec<u16> = (0..slot::COUNT as u16).filter(is_misplaced).collect();
-        let all = self.all.load_full();
-        if misplaced.is_empty() || all.iter().any(|lane| lane.queue.hold().is_closing()) {
-            return;
-        }
-        let to = |id: &str| {
-            let slot = client.slot(&client.key(id));
-            let target = self.target(&plan, slot);
-            let is_misplaced = self.number_of(slot) == lane.number && target != lane.number;
-            is_misplaced.then(|| &all[usize::from(target)].queue)
-        };
-        let publish = || {
-            for slot in &misplaced {
-                self.of_slot[usize::from(*slot)].store(self.target(&plan, *slot), Ordering::Release);
-            }
-            self.moves.fetch_add(1, Ordering::Release);
-        };
-        let lost = lane.queue.hand_over(&[], to, publish);
-        drop(plan);
-        self.go_on(&all, client, lost);
     }
 
     /// Whether a lane is for slots that no server has.
@@ -308,39 +286,55 @@ impl Lanes {
     /// queued for these slots, until the map changes. As [`Self::arrange`]. False where all is being closed.
     pub fn set_aside(&self, lane: &Lane, client: &Client, taken: &[Write<'_>]) -> bool {
         let mut plan = lock(&self.plan);
-        let mut all = Vec::clone(&self.all.load());
-        if all.iter().any(|lane| lane.queue.hold().is_closing()) {
+        if self.is_closing() {
             return false;
         }
-        let aside = plan.aside;
-        if usize::from(aside) == all.len() {
-            all.push(Lane::new(aside, self.capacity));
-            self.all.store(Arc::new(all.clone()));
+        let mut all = Vec::clone(&self.all.load());
+        if plan.aside == lane.number {
+            // By a map that came meanwhile, no server has what this lane writes.
+            plan.aside = all.len() as u16;
         }
-        let slot_of = |id: &str| client.slot(&client.key(id));
-        let slots: HashSet<u16> = taken.iter().map(|write| slot_of(write.id)).collect();
-        slots.iter().for_each(|slot| plan.of_slot[usize::from(*slot)] = aside);
-        let to = |id: &str| slots.contains(&slot_of(id)).then(|| &all[usize::from(aside)].queue);
+        if usize::from(plan.aside) == all.len() {
+            all.push(Lane::new(plan.aside, self.capacity));
+            self.all.store(Arc::new(all));
+        }
+        for write in taken {
+            let slot = client.slot(&client.key(write.id));
+            plan.of_slot[usize::from(slot)] = plan.aside;
+        }
+        self.hand_over(plan, lane, client, taken);
+        true
+    }
+
+    /// Hands what a lane has `taken` out, and what is in its queue, over to the lanes where the plan has it.
+    fn hand_over(&self, plan: MutexGuard<'_, Plan>, lane: &Lane, client: &Client, taken: &[Write<'_>]) {
+        let target = |slot: u16| plan.of_slot[usize::from(slot)];
+        let is_misplaced = |slot: u16| self.number_of(slot) == lane.number && target(slot) != lane.number;
+        let misplaced: Vec<u16> = (0..slot::COUNT as u16).filter(|slot| is_misplaced(*slot)).collect();
+        if misplaced.is_empty() {
+            return;
+        }
+        let all = self.all.load_full();
+        let to = |id: &str| {
+            let slot = client.slot(&client.key(id));
+            is_misplaced(slot).then(|| &all[usize::from(target(slot))].queue)
+        };
         let publish = || {
-            slots.iter().for_each(|slot| self.of_slot[usize::from(*slot)].store(aside, Ordering::Release));
+            for slot in &misplaced {
+                self.of_slot[usize::from(*slot)].store(target(*slot), Ordering::Release);
+            }
             self.moves.fetch_add(1, Ordering::Release);
         };
         let lost = lane.queue.hand_over(taken, to, publish);
         drop(plan);
-        self.go_on(&all, client, lost);
-        true
-    }
-
-    /// After records were handed over.
-    fn go_on(&self, all: &[Arc<Lane>], client: &Client, lost: u64) {
-        self.wake(all, client);
+        self.wake(&all, client);
         if lost > 0 {
             client.give_up(lost, Error::new(Kind::Unavailable, "there was no memory to hand them over"));
         }
     }
 
-    fn target(&self, plan: &MutexGuard<'_, Plan>, slot: u16) -> u16 {
-        plan.of_slot[usize::from(slot)]
+    fn is_closing(&self) -> bool {
+        self.all.load().iter().any(|lane| lane.queue.hold().is_closing())
     }
 
     /// Has them write what was handed over to them.
@@ -399,6 +393,9 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::redis::connection::Means;
+    use crate::redis::store::Placement;
     use crate::redis::topology::NOBODY;
 
     /// The lanes of some slots, when all is arranged by a map.
@@ -437,5 +434,21 @@ mod tests {
         let before = planned(&lanes, &Map::of(1, |slot| (slot / 8192) as u16), &[0, 9000]);
         let after = planned(&lanes, &Map::of(2, |slot| if slot == 9000 { NOBODY } else { 0 }), &[0, 9000]);
         assert_eq!(after[1], before[1]);
+    }
+
+    #[test]
+    fn what_is_set_aside_goes_to_another_lane_whatever_the_plan_says_by_then() {
+        let config = Config::from_url("redis+cluster://127.0.0.1:1?write=behind").unwrap();
+        let client = Client::new(Means { config, tls: None });
+        let lanes = client.lanes.as_ref().unwrap();
+        let write = Write { id: "a", placement: Placement::Append, records: &[Metrics::default()] };
+        lanes.first.queue.push(&[write], Duration::ZERO, |_| true, |pushed| pushed.unwrap().unwrap());
+        let taken = lanes.first.queue.next();
+        lock(&lanes.plan).aside = lanes.first.number;
+        assert!(lanes.set_aside(&lanes.first, &client, &[write]));
+        lanes.first.queue.settle(taken, 1, None, || ());
+        let other = lanes.lane_of(slot::of("a"));
+        assert_eq!((lanes.first.queue.hold().queued(), other.queue.hold().queued(), other.number), (0, 1, 1));
+        assert!(lanes.close(Instant::now()).is_err(), "there is no server");
     }
 }

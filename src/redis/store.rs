@@ -362,7 +362,7 @@ impl Client {
                 }
             }
             // Whether they are on the replicas is not known.
-            calls.iter_mut().filter(|_| waits).for_each(|call| call.is_not_replicated(&error));
+            calls.iter_mut().filter(|_| waits).for_each(|call| call.may_not_be_replicated(&error));
             error
         } else if let Some(error) = exchange.replies.last().filter(|_| waits).and_then(|reply| self.shortage(reply)) {
             calls.iter_mut().for_each(|call| call.is_not_replicated(&error));

@@ -57,7 +57,7 @@ pub struct Task<'a> {
     detours: u32,
     /// Why it is not done.
     setback: Option<Error>,
-    /// Why it may not be on the replicas that should have it.
+    /// Why it is not on the replicas that should have it, as the server said.
     lack: Option<Error>,
     /// The server's answer, or why there will be none.
     outcome: Option<Outcome>,
@@ -205,10 +205,18 @@ impl<'a> Task<'a> {
     }
 
     /// If it was stored just now, the replicas do not have it for sure, for this reason: it is as good as lost.
+    fn may_not_be_replicated(&mut self, cause: &Error) {
+        if matches!(self.outcome, Some(Outcome::Stored)) {
+            self.outcome = None;
+            self.lost(cause);
+        }
+    }
+
+    /// As [`Self::may_not_be_replicated`], where the server said that they do not.
     fn is_not_replicated(&mut self, cause: &Error) {
         if matches!(self.outcome, Some(Outcome::Stored)) {
-            (self.outcome, self.lack) = (None, Some(cause.clone()));
-            self.lost(cause);
+            self.lack = Some(cause.clone());
+            self.may_not_be_replicated(cause);
         }
     }
 
@@ -428,6 +436,11 @@ impl Call<'_, '_, '_> {
     /// Whether any may have been stored, which is not known.
     pub fn in_doubt(&self) -> bool {
         self.0.iter().any(|task| task.in_doubt && !task.is_done())
+    }
+
+    /// See [`Task::may_not_be_replicated`].
+    pub fn may_not_be_replicated(&mut self, cause: &Error) {
+        self.0.iter_mut().for_each(|task| task.may_not_be_replicated(cause));
     }
 
     /// See [`Task::is_not_replicated`].
