@@ -11,6 +11,7 @@
 
 #include "support/behind.hpp"
 #include "support/cluster.hpp"
+#include "support/log.hpp"
 #include "support/logits.hpp"
 
 using namespace support;
@@ -500,12 +501,13 @@ TEST(ClusterMigration, BehindADeadTargetHoldsUpNoOtherKey) {
 
 TEST(ClusterDeath, AClusterThatIsDownSaysSo) {
     Cluster cluster(3, 0, {"--cluster-require-full-coverage", "yes"});
+    Log log;
     const Session session(cluster.url("&timeout_ms=300"));
     const std::string living = cluster.key_at(1);
     ASSERT_OK(append(living, records(1)));
     cluster.server(0).kill();
     EXPECT_TRUE(eventually([&] { return append(living, records(1)) == PITA_ERR_UNAVAILABLE; }));
-    EXPECT_FAILS(PITA_ERR_UNAVAILABLE, append(living, records(1)), "CLUSTERDOWN");
+    EXPECT_FAILS(PITA_ERR_UNAVAILABLE, append(living, records(1)), cluster.server(1).host_and_port(), "CLUSTERDOWN");
     EXPECT_FAILS(PITA_ERR_UNAVAILABLE, take(living).status, "CLUSTERDOWN");
     // Not each call spends its time on that.
     EXPECT_LT(time_of([&] {
@@ -514,8 +516,28 @@ TEST(ClusterDeath, AClusterThatIsDownSaysSo) {
                   }
               }),
               milliseconds(3000));
+    EXPECT_TRUE(log.has(PITA_LOG_WARNING, "CLUSTERDOWN The cluster is down; it counts as away"));
     cluster.server(0).restart();
     EXPECT_TRUE(eventually([&] { return append(living, records(1)) == PITA_OK; }));
+}
+
+TEST(ClusterDeath, BehindAClusterThatIsDownATakeSaysSoAtOnce) {
+    Cluster cluster(3, 0, {"--cluster-require-full-coverage", "yes"});
+    const Session session(cluster.url("&timeout_ms=300&write=behind"));
+    const std::string living = cluster.key_at(1);
+    ASSERT_OK(append(living, records(1)));
+    ASSERT_OK(flush());
+    cluster.server(0).kill();
+    std::size_t stored = 1;
+    EXPECT_TRUE(eventually([&] {
+        EXPECT_OK(append(living, records(1, stored++)));
+        std::size_t count = 0;
+        return pita_take_metrics(living.c_str(), nullptr, 0, &count) == PITA_ERR_UNAVAILABLE;
+    }));
+    EXPECT_FAILS(PITA_ERR_UNAVAILABLE, take(living).status, "CLUSTERDOWN");
+    cluster.server(0).restart();
+    ASSERT_OK(flush());
+    EXPECT_EQ(take(living, 100000).records, records(stored));
 }
 
 } // namespace

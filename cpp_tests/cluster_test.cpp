@@ -12,6 +12,7 @@
 #include "support/certificates.hpp"
 #include "support/child.hpp"
 #include "support/cluster.hpp"
+#include "support/log.hpp"
 #include "support/logits.hpp"
 
 using namespace support;
@@ -152,7 +153,28 @@ TEST_F(ClusterTest, WithoutAServerCallsFailAtOnce) {
 
 TEST_F(ClusterTest, AServerOfNoClusterIsRefused) {
     const Session session("redis+cluster://" + shared_server().host_and_port());
-    EXPECT_FAILS(PITA_ERR_REDIS, append("a", records(1)), "cluster support disabled");
+    EXPECT_FAILS(PITA_ERR_REDIS, append("a", records(1)), "cluster support disabled", "redis://");
+}
+
+// Nobody hears of that but by the log.
+TEST_F(ClusterTest, BehindWhatKeepsRecordsFromBeingWrittenIsLogged) {
+    Log log;
+    const std::pair<std::string, std::string> cases[] = {
+        {"127.0.0.1:1", "refused"},
+        {shared_server().host_and_port(), "cluster support disabled"},
+    };
+    for (const auto &[server, reason] : cases) {
+        const Session session("redis+cluster://" + server + "?write=behind&timeout_ms=100");
+        EXPECT_OK(append("a", records(1)));
+        // After earlier ones, in another test, some lines are left out.
+        EXPECT_TRUE(eventually([&, &reason = reason] { return log.has(PITA_LOG_WARNING, reason); })) << reason;
+    }
+}
+
+TEST_F(ClusterTest, BehindWithoutAServerATakeFailsAtOnce) {
+    const Session session("redis+cluster://127.0.0.1:1?write=behind&timeout_ms=3000");
+    EXPECT_OK(append("a", records(1)));
+    EXPECT_FAILS(PITA_ERR_UNAVAILABLE, take("a").status, "refused");
 }
 
 TEST_F(ClusterTest, AUrlOfOneServerIsRefusedByAnother) {

@@ -139,6 +139,43 @@ TEST_F(SentinelTest, AMasterThatBecomesAReplicaIsLeft) {
     expect_all(stored);
 }
 
+// The sentinels cannot make the old master a replica: it goes on taking what it gets, as any does for some seconds.
+class SentinelReplaced : public SentinelTest {
+  protected:
+    void replace_the_master() {
+        Hiredis(sentinels.first()).run({"ACL", "SETUSER", "default", "-slaveof", "-replicaof"});
+        Hiredis(sentinels.sentinel(0)).run({"SENTINEL", "FAILOVER", Sentinels::service});
+        sentinels.await_failover(sentinels.first().port());
+    }
+};
+
+TEST_F(SentinelReplaced, AMasterThatLivesOnIsLeft) {
+    for (const char *write : {"sync", "behind"}) {
+        open(std::string("&write=") + write);
+        ASSERT_OK(append("a", records(1)));
+        ASSERT_OK(flush());
+    }
+    replace_the_master();
+    for (const char *write : {"behind", "sync"}) {
+        const std::string id = write;
+        EXPECT_TRUE(eventually([&] {
+            EXPECT_OK(append(id, records(1)));
+            EXPECT_OK(flush());
+            return Hiredis(sentinels.master()).length(id) > 0;
+        })) << write;
+        open("&write=sync");
+    }
+}
+
+TEST_F(SentinelReplaced, WhatIsStoredAfterAPauseGoesToTheNextMasterAtOnce) {
+    open("");
+    ASSERT_OK(append("a", records(1)));
+    replace_the_master();
+    std::this_thread::sleep_for(milliseconds(2100));
+    ASSERT_OK(append("b", records(2)));
+    EXPECT_EQ(Hiredis(sentinels.master()).length("b"), 2);
+}
+
 // Its connections stay as they are, and writes are refused with READONLY.
 TEST_F(SentinelTest, AServerThatRefusesWritesIsAskedNoMore) {
     open("&timeout_ms=300");
@@ -246,7 +283,7 @@ class SentinelAuth : public SentinelTest {
     // Expects that a call fails because of the sentinels, for that reason, and that nothing tells a password.
     static void expect_refused(const std::string &reason) {
         Log log;
-        EXPECT_FAILS(PITA_ERR_UNAVAILABLE, pita_redis_ping(), "sentinel 127.0.0.1:", reason);
+        EXPECT_FAILS(PITA_ERR_AUTH, pita_redis_ping(), "sentinel 127.0.0.1:", reason);
         std::string said = pita_last_error();
         for (const auto &[level, line] : log.lines()) {
             said += line;
@@ -283,7 +320,7 @@ TEST_F(SentinelAuth, WhatSentinelsRefuseIsNamed) {
 
 TEST_F(SentinelAuth, WhatTheMasterRefusesIsNamed) {
     open(sentinel_login, "user:guess@");
-    EXPECT_FAILS(PITA_ERR_AUTH, pita_redis_ping(), "WRONGPASS");
+    EXPECT_FAILS(PITA_ERR_AUTH, pita_redis_ping(), "the master at 127.0.0.1:", "WRONGPASS");
     EXPECT_EQ(std::string(pita_last_error()).find("guess"), std::string::npos) << pita_last_error();
 }
 
@@ -354,6 +391,7 @@ TEST(WaitReplicas, AStoreWithoutEnoughReplicasIsUncertain) {
     RedisServer server;
     const Session session("redis://" + server.host_and_port() + "?timeout_ms=1000&wait_replicas=1");
     EXPECT_FAILS(PITA_ERR_UNCERTAIN, store_at("a", 0, records(1)), "0 of wait_replicas=1 replicas");
+    EXPECT_LE(stats_now().retried, 3U) << "never when too little time is left for an answer";
     EXPECT_STATUS(PITA_ERR_UNCERTAIN, append("b", records(1)));
     Hiredis redis(server);
     EXPECT_EQ(redis.length("a"), 1);

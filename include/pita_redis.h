@@ -119,16 +119,20 @@
  *
  * MOVED, ASK, TRYAGAIN and CLUSTERDOWN are followed within timeout_ms, and then PITA_ERR_UNAVAILABLE with Redis's words. An
  * append is sent again only where the server has said that it did not execute it. While a slot is on its way from one server
- * to another, Redis stores into its lists, but takes of them wait until it has arrived.
+ * to another, Redis stores into its lists, but takes of them wait until it has arrived; after an interrupted reshard they
+ * fail until it is mended (redis-cli --cluster fix).
  *
  * A server that is lost or silent counts as away: calls for its keys fail at once, all others go on, until it answers or
- * others have its slots. With write=behind each master has a queue and a thread of its own, and so have slots that no
- * server has. pita_redis_ping wants every slot to have a server, and every such server to answer.
+ * others have its slots. Where one slot has no master, Redis refuses the keys of all (CLUSTERDOWN), unless its configuration
+ * has cluster-require-full-coverage no. With write=behind each master has a queue and a thread of its own, and so have slots
+ * that no server has. pita_redis_ping wants every slot to have a server, and every such server to answer.
  *
  * SENTINEL
  *
  * With redis+sentinel:// the sentinels are asked for the master of the service, one after the other, for each new
- * connection. A server that is lost, or refuses writes because it became a replica, counts as away: the sentinels are asked
+ * connection, and every second while the pool is used, for a master that they replace while it lives goes on taking records
+ * until they make it a replica, some ten seconds later, and these are lost. A call waits for that only where none came for
+ * two seconds. A server that is lost, or refuses writes because it became a replica, counts as away: the sentinels are asked
  * again until the next master answers, and calls fail at once until then; write=behind rides over it.
  *
  * REPLICAS
@@ -179,9 +183,9 @@
  *     tls_ca                     for rediss://: a PEM file of the certificate authorities to trust, and no others;
  *                                without it, those that the system trusts
  *
- * Special characters are written as %XX. pita_redis_open(NULL) reads the variable REDIS_URL, or else REDIS_HOST
- * (localhost), REDIS_PORT (6379), REDIS_DB (0), REDIS_USERNAME and REDIS_PASSWORD. Where none of these is set, the same
- * names with VALKEY_ count. An empty variable is as good as none.
+ * No host is localhost, no port is 6379, a sentinel's 26379. Special characters are written as %XX. pita_redis_open(NULL) reads
+ * the variable REDIS_URL, or else REDIS_HOST (localhost), REDIS_PORT (6379), REDIS_DB (0), REDIS_USERNAME and
+ * REDIS_PASSWORD. Where none of these is set, the same names with VALKEY_ count. An empty variable is as good as none.
  */
 
 
@@ -312,7 +316,7 @@ typedef struct pita_stats_t {
     uint64_t indexed;
     // Taken out.
     uint64_t taken;
-    // Sent once more because a connection was lost.
+    // Sent once more because an answer was lost, or replicas did not have them.
     uint64_t retried;
     // Failed with `PITA_ERR_UNCERTAIN`: sent, but the answer was lost.
     uint64_t uncertain;

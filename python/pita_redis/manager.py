@@ -46,7 +46,7 @@ class Stats:
     Attributes:
         stored: stored for sure: appended + indexed.
         taken: taken out.
-        retried: sent once more because a connection was lost.
+        retried: sent once more because an answer was lost, or replicas did not have them.
         uncertain: sent, but the answer was lost.
         refused: refused by Redis, or past the end of their list.
         queued: queued now, with ``write=behind``; `queued_max` is the most that ever were.

@@ -28,7 +28,7 @@ pub struct pita_stats_t {
     pub indexed: u64,
     /// Taken out.
     pub taken: u64,
-    /// Sent once more because a connection was lost.
+    /// Sent once more because an answer was lost, or replicas did not have them.
     pub retried: u64,
     /// Failed with `PITA_ERR_UNCERTAIN`: sent, but the answer was lost.
     pub uncertain: u64,

@@ -12,6 +12,7 @@ use socket2::SockAddr;
 
 use super::config::place;
 use super::socket::{Socket, remaining};
+use crate::error::{Error, Kind, Result};
 use crate::process::{self, with_signals_blocked};
 
 /// At most so many look-ups are under way: where none ends, more would not either.
@@ -57,23 +58,29 @@ pub fn connect(place: &Place<'_>, deadline: Instant) -> io::Result<Socket> {
     Err(last)
 }
 
-/// The first answer of several hosts that are asked one after the other; or why none gives one. `what` they are is for messages.
+/// The first answer of several hosts that are asked one after the other; or why none gives one: [`Kind::Unavailable`], unless one
+/// refused. `what` they are is for messages.
 pub fn first_of<T>(
     hosts: &[(String, u16)],
     what: &str,
     deadline: Instant,
-    mut ask: impl FnMut(&str, u16, Instant) -> Result<T, String>,
-) -> Result<T, String> {
-    let mut whys = Vec::with_capacity(hosts.len());
+    mut ask: impl FnMut(&str, u16, Instant) -> Result<T>,
+) -> Result<T> {
+    let (mut kind, mut whys) = (Kind::Unavailable, Vec::with_capacity(hosts.len()));
     for (i, (host, port)) in hosts.iter().enumerate() {
         // One that does not answer leaves time for the others, and for what follows.
-        let share = remaining(deadline).map_err(|error| error.to_string())? / (hosts.len() - i + 1) as u32;
+        let share = deadline.saturating_duration_since(Instant::now()) / (hosts.len() - i + 1) as u32;
         match ask(host, *port, Instant::now() + share) {
             Ok(answer) => return Ok(answer),
-            Err(why) => whys.push(format!("{what} {}: {why}", place(host, *port))),
+            Err(error) => {
+                if kind == Kind::Unavailable && error.kind != Kind::Timeout {
+                    kind = error.kind;
+                }
+                whys.push(format!("{what} {}: {error}", place(host, *port)));
+            }
         }
     }
-    Err(whys.join("; "))
+    Err(Error::new(kind, whys.join("; ")))
 }
 
 /// The addresses of a host. The system's look-up knows no deadline, so a name is looked up on a thread of its own, which is

@@ -13,10 +13,10 @@ use super::detour::Detour;
 use super::node::Node;
 use super::pipeline::Pipeline;
 use crate::error::{Error, Kind, Result};
+use crate::log::{self, Level, Limit};
 
 /// So often in a row commands are sent elsewhere at once; then after a pause, for servers may disagree.
 pub(super) const DETOURS: u32 = 5;
-pub(super) const DISAGREEMENT: &str = "the servers of the cluster send commands to and fro";
 
 /// The replies, and whether the commands were also sent without an answer before: those may yet reach Redis.
 pub struct Answer {
@@ -71,8 +71,9 @@ pub enum Elsewhere {
 impl Client {
     /// Where a command is to be sent that a server of a cluster has answered so, if it is.
     pub(super) fn elsewhere(&self, node: &Node, reply: &Value) -> Option<Elsewhere> {
+        static LATER: Limit = Limit::new();
         let cluster = self.topology.cluster()?;
-        Some(match Detour::of(reply, node.config())? {
+        let elsewhere = match Detour::of(reply, node.config())? {
             Detour::Moved { slot, host, port } => {
                 cluster.moved(slot, &host, port);
                 self.look_again(cluster);
@@ -81,14 +82,18 @@ impl Client {
             Detour::Ask { host, port } => Elsewhere::Asking(cluster.node_at(&host, port)),
             Detour::Wait(error) => {
                 self.look_again(cluster);
-                Elsewhere::Later(error)
+                Elsewhere::Later(error.of(format_args!("{}", node.config())))
             }
             Detour::Down(error) => {
                 node.is_suspect.store(true, Relaxed);
                 self.look_again(cluster);
-                Elsewhere::Later(error)
+                Elsewhere::Later(error.of(format_args!("{}", node.config())))
             }
-        })
+        };
+        if let Elsewhere::Later(error) = &elsewhere {
+            log::emit_limited(&LATER, Level::Warning, || format!("{error}; trying on"));
+        }
+        Some(elsewhere)
     }
 
     /// The replies to commands for a key that do no harm when they are executed twice: repeated until all are answered, or
@@ -121,7 +126,7 @@ impl Client {
                     match elsewhere {
                         Elsewhere::Later(error) if is_patient => error,
                         Elsewhere::Later(error) => return Err(Lost { error, was_sent }),
-                        _ if detours > DETOURS => Error::new(Kind::Unavailable, DISAGREEMENT),
+                        _ if detours > DETOURS => disagreement(&replies[executed]),
                         Elsewhere::ByMap => continue,
                         Elsewhere::Asking(node) => {
                             asked = Some(node);
@@ -212,6 +217,17 @@ impl Client {
 /// The first error among replies.
 pub fn first_refusal(replies: &[Value]) -> Option<Error> {
     replies.iter().find_map(|reply| if let Value::ServerError(error) = reply { Some(refused(error)) } else { None })
+}
+
+/// Servers that send a command from one to the other, in the words of the last one.
+pub fn disagreement(reply: &Value) -> Error {
+    let last = match reply {
+        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or("")),
+        _ => String::new(),
+    };
+    let advice = "after an interrupted reshard, redis-cli --cluster fix helps";
+    let message = format!("the servers of the cluster send a command to and fro, at last by \"{last}\"; {advice}");
+    Error::new(Kind::Unavailable, message)
 }
 
 /// An answer that no Redis gives.

@@ -23,7 +23,7 @@ use crate::process;
 
 /// The servers, the connections to them, and all that is known of them.
 pub struct Client {
-    means: Means,
+    pub(super) means: Means,
     pub(super) topology: Topology,
     counts: Arc<Counts>,
     pub(super) stats: Stats,
@@ -193,7 +193,6 @@ impl Client {
     pub(super) fn flush_request(&self, id: &str, deadline: Instant) -> Result<()> {
         let Some(lanes) = &self.lanes else { return Ok(()) };
         let key = self.key(id);
-        let is_hopeful = || self.topology.known_node(&key).map_or(Ok(()), |node| node.breaker.check());
-        lanes.await_request(id, self.slot(&key), deadline, is_hopeful)
+        lanes.await_request(id, self.slot(&key), deadline, || self.topology.check(&key))
     }
 }

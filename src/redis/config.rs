@@ -71,8 +71,6 @@ pub struct Config {
     pub wait_replicas: u32,
 }
 
-/// What a URL looks like.
-const EXAMPLE: &str = "redis://user:password@host:6379/0";
 /// Stands for a parameter's name that may be the rest of a password.
 const HIDDEN: &str = "(not shown; in a password write '?' as %3F and '&' as %26)";
 /// The longest prefix, in bytes.
@@ -148,7 +146,8 @@ impl Config {
     /// `redis+cluster://[[user][:password]@]host[:port][,host[:port]...][/][?option=value&...]`.
     pub fn from_url(text: &str) -> Result<Self> {
         // The text is never quoted: it may hold a password.
-        let unreadable = |why: &str| Error::config(format!("the URL cannot be read: {why}; expected {EXAMPLE}"));
+        let expected = example(text);
+        let unreadable = |why: &str| Error::config(format!("the URL cannot be read: {why}; expected {expected}"));
         let (first, others) = split_hosts(text);
         let url = Url::parse(&first).map_err(|error| match error {
             url::ParseError::RelativeUrlWithoutBase => unreadable("it has no scheme"),
@@ -170,6 +169,12 @@ impl Config {
         if !is_unix && behind_host(text).contains('@') {
             let how = "before it, write '/' as %2F and '?' as %3F; behind it, '@' as %40";
             return Err(Error::config(format!("the URL has an '@' behind its host: {how}")));
+        }
+        if has_several_logins(&url, text) {
+            return Err(Error::config(
+                "the URL has a ',' or '@' before its last '@': user and password come once, before all hosts; in them write \
+                 ',' as %2C and '@' as %40",
+            ));
         }
         let mut config = match url.scheme() {
             "redis" => Self::from_tcp_url(&url)?,
@@ -305,7 +310,14 @@ impl Config {
                     _ => return Err(Error::config(format!("{name} is given, but the URL has no sentinels"))),
                 },
                 "db" if is_unix => self.db = db("db", &value)?,
-                "db" => return Err(Error::config("db is for unix sockets; here the database follows the host: /2")),
+                "db" => {
+                    let place = match self.address {
+                        Address::Cluster(_) => "a cluster has the database 0 alone",
+                        Address::Sentinel(_) => "here the database follows the service: /service/2",
+                        _ => "here the database follows the host: /2",
+                    };
+                    return Err(Error::config(format!("db is for unix sockets; {place}")));
+                }
                 "user" if is_unix => self.username = Some(value),
                 "pass" if is_unix => self.password = Some(value),
                 _ => {
@@ -368,9 +380,12 @@ fn split_hosts(url: &str) -> (String, Vec<&str>) {
 /// Those of the first host, which `url` has, and of the others.
 fn hosts_and_ports(url: &Url, others: &[&str], what: &str, usual: u16) -> Result<Vec<(String, u16)>> {
     let mut hosts = vec![host_and_port(url, usual)?];
-    for other in others {
+    for (i, other) in others.iter().enumerate() {
         let url = Url::parse(&format!("redis://{other}")).ok().filter(|url| url.has_host());
-        let url = url.ok_or_else(|| Error::config(format!("the URL has a {what} that is no host or host:port")))?;
+        // Not quoted: where the '@' is missing, it may be the rest of a password.
+        let number = i + 2;
+        let refusal = || Error::config(format!("{what} number {number} of the URL is no host or host:port"));
+        let url = url.ok_or_else(refusal)?;
         hosts.push(host_and_port(&url, usual)?);
     }
     Ok(hosts)
@@ -386,6 +401,22 @@ fn host_and_port(url: &Url, usual: u16) -> Result<(String, u16)> {
         0 => Err(Error::config("the URL's port is 0: must be a whole number from 1 to 65535")),
         port => Ok((host, port)),
     }
+}
+
+/// What a URL looks like.
+fn example(url: &str) -> &'static str {
+    match url.split_once(':') {
+        Some((scheme, _)) if scheme.ends_with("+sentinel") => "redis+sentinel://user:password@host:26379/service/0",
+        Some((scheme, _)) if scheme.ends_with("+cluster") => "redis+cluster://user:password@host:6379",
+        _ => "redis://user:password@host:6379/0",
+    }
+}
+
+/// Whether each of several hosts may have been given a user and a password.
+fn has_several_logins(url: &Url, text: &str) -> bool {
+    let takes_several = url.scheme().ends_with("sentinel") || url.scheme().ends_with("cluster");
+    let authority = &text[..text.len() - behind_host(text).len()];
+    takes_several && authority.rsplit_once('@').is_some_and(|(login, _)| login.contains([',', '@']))
 }
 
 /// What follows the authority of a URL, as it was written: `Url` resolves dots in its path, which would hide some of it.
@@ -626,7 +657,11 @@ mod tests {
         assert!(refusal("redis://h?autostart=1").contains("another machine"));
         assert!(refusal("redis://h?tls_ca=/x").contains("tls_ca"));
         assert!(refusal("redis+cluster://h/1").contains("database is \"1\""));
-        assert!(refusal("redis+cluster://h,:7").contains("no host"));
+        assert!(refusal("redis+cluster://h,:7").contains("server number 2 of the URL is no host"));
+        assert!(refusal("redis+cluster://h:x").contains("expected redis+cluster://"));
+        assert!(refusal("redis+cluster://a:b@g,a:b@h").contains("come once"));
+        assert!(refusal("redis+cluster://h?db=1").contains("the database 0 alone"));
+        assert!(refusal("redis+sentinel://h/s?db=1").contains("follows the service"));
         assert!(refusal("redis+cluster://h?autostart=1").contains("cluster"));
         assert!(refusal("redis+sentinel://h").contains("no service"));
         assert!(refusal("redis+sentinel://h,:x/s").contains("no host"));
@@ -648,9 +683,12 @@ mod tests {
         for url in [
             "redis://user:se?cret@host",
             "redis+sentinel://user:se,cret/@host/s",
+            "redis+sentinel://user:se,cret@host/s",
             "redis+sentinel://h,user:secret@b/s?colour=1",
             "redis+cluster://user:secret@h/cret@b",
             "redis+cluster://h,user:secret@b?colour=1",
+            "redis+cluster://user:secret@a,user:secret@b",
+            "redis+cluster://user:se,cret:x",
             "redis+sentinel://h/s?sentinel_pass=se&cret",
             "redis://user:12?cret@host",
             "redis://user:se#cret@host",

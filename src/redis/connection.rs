@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Parser, ServerError, ServerErrorKind, Value};
 
 use super::address::{self, Place};
-use super::config::{Address, Config, place};
+use super::config::{Address, Config};
 use super::pipeline::Pipeline;
-use super::sentinel;
+use super::sentinel::{self, Named};
 use super::socket::{Patience, Socket, Timed};
 use super::tls::{self, Tls};
 use crate::error::{Error, Kind, Result};
@@ -23,6 +23,8 @@ pub struct Connection {
     /// `None` where nothing is encrypted.
     tls: Option<Tls>,
     parser: Parser,
+    /// Where the sentinels said that it is; `None` where there are none.
+    master: Option<Named>,
     /// `None` where the server would not tell.
     clock: Option<Clock>,
     /// In the middle of an exchange, or after a failed one: replies may still be on their way, so it is not used again.
@@ -117,7 +119,13 @@ impl Connection {
                 Ok(()) => return Ok(connection),
                 // A connection that is lost so early was likely lost by chance.
                 Err(Refusal::HungUp(_)) if greetings < GREETINGS => {}
-                Err(refusal) => return Err(refusal.of(format_args!("no connection to {config}"))),
+                Err(refusal) => {
+                    let refusal = match &connection.master {
+                        Some(master) => refusal.of(format_args!("{master}")),
+                        None => refusal,
+                    };
+                    return Err(refusal.of(format_args!("no connection to {config}")));
+                }
             }
         }
     }
@@ -129,25 +137,29 @@ impl Connection {
             Address::Cluster(servers) => address::first_of(servers, "server", deadline, |host, port, deadline| {
                 Self::connect_to(&Place::Tcp { host, port }, means, deadline)
             }),
-            Address::Sentinel(sentinels) => sentinel::master(sentinels, means, deadline).and_then(|(host, port)| {
-                let at = || format!("the master at {}", place(&host, port));
-                Self::connect_to(&Place::Tcp { host: &host, port }, means, deadline)
-                    .map_err(|why| format!("{}: {why}", at()))
+            Address::Sentinel(sentinels) => sentinel::master(sentinels, means, deadline).and_then(|master| {
+                let connected =
+                    Self::connect_to(&Place::Tcp { host: &master.host, port: master.port }, means, deadline);
+                let connection = connected.map_err(|error| error.of(format_args!("{master}")))?;
+                Ok(Connection { master: Some(master), ..connection })
             }),
         };
-        connected.map_err(|why| Error::new(Kind::Unavailable, format!("no connection to {}: {why}", means.config)))
+        connected.map_err(|error| error.of(format_args!("no connection to {}", means.config)))
     }
 
-    /// A connection to one server, or why there is none. Nothing has been said yet.
-    pub(super) fn connect_to(place: &Place<'_>, means: &Means, deadline: Instant) -> Result<Self, String> {
-        let socket = address::connect(place, deadline).map_err(|error| error.to_string())?;
+    /// A connection to one server, or why there is none: [`Kind::Unavailable`]. Nothing has been said yet.
+    pub(super) fn connect_to(place: &Place<'_>, means: &Means, deadline: Instant) -> Result<Self> {
+        let unavailable = |why: String| Error::new(Kind::Unavailable, why);
+        let socket = address::connect(place, deadline).map_err(|error| unavailable(error.to_string()))?;
         let mut timed = socket.within(deadline.into());
         let tls = match (&means.tls, place) {
             (Some(settings), Place::Tcp { host, .. }) => Some(Tls::agree(settings, host, &mut timed)),
             _ => None,
         };
-        let tls = tls.transpose().map_err(|error| format!("TLS handshake: {}", reason(&error, timed.failure)))?;
-        Ok(Connection { socket, tls, parser: Parser::new(), clock: None, broken: false })
+        let tls = tls
+            .transpose()
+            .map_err(|error| unavailable(format!("TLS handshake: {}", reason(&error, timed.failure))))?;
+        Ok(Connection { socket, tls, parser: Parser::new(), master: None, clock: None, broken: false })
     }
 
     /// Logs in, and learns from a PING whether the server serves us at all, before any command is at stake; and the time.
@@ -260,7 +272,17 @@ impl Connection {
         &self.socket
     }
 
-    /// Whether an exchange has failed: an answer may still be on its way.
+    /// The server, where sentinels named it.
+    pub fn master(&self) -> Option<&Named> {
+        self.master.as_ref()
+    }
+
+    /// It is not used again.
+    pub fn abandon(&mut self) {
+        self.broken = true;
+    }
+
+    /// Whether it is not to be used again: an exchange has failed, and an answer may still be on its way.
     pub fn is_broken(&self) -> bool {
         self.broken
     }
@@ -370,6 +392,11 @@ pub fn refused(error: &ServerError) -> Error {
     };
     let hint = match code {
         "MOVED" | "ASK" => "; the server is one of a cluster: its URL is redis+cluster://",
+        "ERR" if details.contains("cluster support disabled") => "; it is a server of its own: its URL is redis://",
+        // The first command that a sentinel does not know.
+        "ERR" if details.to_ascii_lowercase().starts_with("unknown command 'time'") => {
+            "; is it a sentinel? Its URL is redis+sentinel://host:port/service"
+        }
         _ => "",
     };
     Error::new(kind, format!("Redis refused: {code} {details}{hint}"))

@@ -7,6 +7,7 @@ use super::breaker::Breaker;
 use super::config::Config;
 use super::connection::Means;
 use super::pool::{Counts, Pool};
+use super::sentinel::Watch;
 
 /// A server, or wherever the sentinels say that it is.
 pub struct Node {
@@ -15,6 +16,8 @@ pub struct Node {
     calls: Pool,
     writes: Pool,
     pub breaker: Breaker,
+    /// What the sentinels say, where there are some.
+    pub watch: Watch,
     /// Whether it has said that the cluster is down: it may be cut off from the others.
     pub is_suspect: AtomicBool,
 }
@@ -36,6 +39,7 @@ impl Node {
             calls: Pool::new(means.clone(), means.config.pool_size, counts.clone()),
             writes: Pool::new(means.clone(), 1, counts.clone()),
             breaker: Breaker::default(),
+            watch: Watch::new(),
             is_suspect: AtomicBool::new(false),
         })
     }

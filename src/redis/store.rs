@@ -239,14 +239,23 @@ impl Client {
             }
             let attempted = self.attempt(Line::Calls, &mut tasks, deadline.into());
             let goes_on = attempted.wants_another || tasks.iter().all(Task::is_done);
-            if !goes_on && !self.pause_for(&attempted.setbacks, attempt, deadline) {
+            // Replicas that lack would not have it in the little that is left, which the answer may need.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let is_over =
+                left < self.config().timeout / 8 && tasks.iter().all(|task| task.is_done() || task.lacks_replicas());
+            if !goes_on && (is_over || !self.pause_for(&attempted.setbacks, attempt, deadline)) {
                 tasks.iter_mut().for_each(Task::give_up);
-                for setback in &attempted.setbacks {
-                    setback.node.iter().for_each(|node| self.leave_suspect(node, &setback.error));
-                }
+                self.leave_suspects(&attempted.setbacks);
             }
         }
         tasks.into_iter().map(|task| self.tally(task)).collect()
+    }
+
+    /// As [`Self::leave_suspect`], for all in whose way something is.
+    pub(super) fn leave_suspects(&self, setbacks: &[Setback]) {
+        for Setback { node, error, .. } in setbacks {
+            node.iter().for_each(|node| self.leave_suspect(node, error));
+        }
     }
 
     /// As [`Self::pause`]. Where several servers are troubled, some may soon be there.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use redis::{Cmd, ServerError, ServerErrorKind, Value};
 
-use super::ask::{DETOURS, DISAGREEMENT, Elsewhere, unexpected};
+use super::ask::{DETOURS, Elsewhere, disagreement, unexpected};
 use super::client::Client;
 use super::connection::{is_passing, refused};
 use super::node::Node;
@@ -196,6 +196,11 @@ impl<'a> Task<'a> {
         Err(Error::new(cause.kind, format!("request {id:?}: not stored: {cause}")))
     }
 
+    /// Whether replicas that should have it do not.
+    pub fn lacks_replicas(&self) -> bool {
+        self.lack.is_some()
+    }
+
     /// It was sent, and the answer was lost for this reason.
     fn lost(&mut self, cause: &Error) {
         (self.in_doubt, self.is_lost) = (true, true);
@@ -253,11 +258,11 @@ impl<'a> Task<'a> {
     }
 
     /// It was not executed, but sent elsewhere.
-    fn detour(&mut self, elsewhere: &Elsewhere) {
+    fn detour(&mut self, elsewhere: &Elsewhere, reply: &Value) {
         self.detours += 1;
         match elsewhere {
             Elsewhere::Later(error) => self.setback = Some(error.clone()),
-            _ if self.detours > DETOURS => self.setback = Some(Error::new(Kind::Unavailable, DISAGREEMENT)),
+            _ if self.detours > DETOURS => self.setback = Some(disagreement(reply)),
             Elsewhere::ByMap => {}
             Elsewhere::Asking(node) => self.asking = Some(node.clone()),
         }
@@ -389,7 +394,7 @@ impl Call<'_, '_, '_> {
     pub fn settle(&mut self, reply: &Value, node: &Node, client: &Client) {
         let tasks = &mut self.0;
         if let Some(elsewhere) = client.elsewhere(node, reply) {
-            tasks.iter_mut().for_each(|task| task.detour(&elsewhere));
+            tasks.iter_mut().for_each(|task| task.detour(&elsewhere, reply));
             // While a slot is moved, some of its lists may be here and some there.
             if tasks.len() > 1 && matches!(elsewhere, Elsewhere::Later(_)) {
                 tasks.iter_mut().for_each(|task| task.form = Form::WholeScript);

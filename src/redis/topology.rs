@@ -9,7 +9,7 @@ use redis::Value;
 
 use super::address;
 use super::ask::first_refusal;
-use super::config::{Address, Config, place};
+use super::config::{Address, Config};
 use super::connection::{Connection, Means};
 use super::node::Node;
 use super::pool::Counts;
@@ -151,6 +151,15 @@ impl Topology {
         }
     }
 
+    /// Fails where who has a key is known to be away.
+    pub fn check(&self, key: &str) -> Result<()> {
+        match (self.known_node(key), self.cluster()) {
+            (Some(node), _) => node.breaker.check(),
+            (None, Some(cluster)) if cluster.map().is_none() => cluster.entry.breaker.check(),
+            (None, _) => Ok(()),
+        }
+    }
+
     /// Whether a node has a key, as far as is known.
     pub fn is_at(&self, key: &str, node: &Arc<Node>) -> bool {
         match self {
@@ -163,6 +172,14 @@ impl Topology {
 impl Cluster {
     pub fn map(&self) -> Option<Arc<Map>> {
         self.map.load_full()
+    }
+
+    /// Whether a server is one of those that were told, and not one that these have named.
+    pub fn was_told(&self, node: &Node) -> bool {
+        match &self.means.config.address {
+            Address::Cluster(told) => told.iter().any(|(host, port)| is_at(node.config(), host, *port)),
+            _ => false,
+        }
     }
 
     fn new_node(&self, host: &str, port: u16) -> Arc<Node> {
@@ -258,18 +275,9 @@ impl Cluster {
 
     /// Asks one server after the other.
     fn ask(&self, deadline: Instant) -> Result<Vec<Range>> {
-        let hosts = self.candidates();
-        let mut refusal = None;
-        let answer = address::first_of(&hosts, "server", deadline, |host, port, deadline| {
-            self.ask_one(host, port, deadline).map_err(|error| {
-                let message = error.message.clone();
-                if error.kind != Kind::Unavailable {
-                    refusal.get_or_insert(error);
-                }
-                message
-            })
-        });
-        answer.map_err(|why| refusal.unwrap_or_else(|| self.unknown(&why)))
+        let ask_one = |host: &str, port, deadline| self.ask_one(host, port, deadline);
+        let answer = address::first_of(&self.candidates(), "server", deadline, ask_one);
+        answer.map_err(|error| error.of(format_args!("no connection to {}", self.means.config)))
     }
 
     fn ask_one(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<Range>> {
@@ -277,11 +285,11 @@ impl Cluster {
         let exchange =
             connection.exchange(&redis::cmd("CLUSTER").arg("SLOTS").get_packed_command(), 1, deadline.into());
         if let Some(error) = first_refusal(&exchange.replies).or(exchange.failure) {
-            return Err(error.of(format_args!("{}", place(host, port))));
+            return Err(error);
         }
         let ranges = exchange.replies.first().and_then(|reply| ranges(reply, host)).unwrap_or_default();
         if ranges.is_empty() {
-            return Err(Error::new(Kind::Unavailable, format!("{} knows of no slots", place(host, port))));
+            return Err(Error::new(Kind::Unavailable, "knows of no slots"));
         }
         Ok(ranges)
     }

@@ -88,11 +88,15 @@ impl Client {
         self.stats.round_trips.record(took);
         self.stats.bytes_sent.fetch_add(exchange.sent as u64, Relaxed);
         self.stats.bytes_received.fetch_add(exchange.received as u64, Relaxed);
-        let is_new = connection.is_new;
+        let (is_new, master) = (connection.is_new, connection.master().cloned());
         // Given back before anything is logged: whoever listens may call the library.
         drop(connection);
+        let server = || match &master {
+            Some(master) => format!("{}, {master}", node.config()),
+            None => node.config().to_string(),
+        };
         if is_new {
-            log::emit(Level::Debug, || format!("connected to {}", node.config()));
+            log::emit(Level::Debug, || format!("connected to {}", server()));
         }
         if node.is_suspect.load(Relaxed) && exchange.replies.iter().any(|reply| !matches!(reply, Value::ServerError(_)))
         {
@@ -102,7 +106,7 @@ impl Client {
             self.follow_failover(node, &pipeline, &mut exchange);
         }
         if let Some(error) = &exchange.failure {
-            log::emit_limited(&BROKEN, Level::Warning, || format!("{}: {error}", node.config()));
+            log::emit_limited(&BROKEN, Level::Warning, || format!("{}: {error}", server()));
             if error.kind == Kind::Timeout {
                 self.unanswered(node, took);
             }
@@ -124,6 +128,7 @@ impl Client {
 
     /// A connection to a node; `None` as by [`super::pool::Pool::lend`].
     pub(super) fn lend<'n>(&self, node: &'n Arc<Node>, line: Line, how: Start) -> Result<Option<Lease<'n>>> {
+        static REPLACED: Limit = Limit::new();
         let Start { patience: Patience { deadline, stall }, may_wait } = how;
         if !self.is_this_process() {
             return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
@@ -132,8 +137,16 @@ impl Client {
             node.breaker.check()?;
             let soon = || Instant::now().checked_add(stall).map_or(deadline, |stalled| stalled.min(deadline));
             let by = if may_wait { deadline } else { soon() };
+            self.watch_the_master(node, by);
             let lent = node.pool(line).lend(by, may_wait).map_err(|refusal| self.refused(node, refusal))?;
             let Some(mut lease) = lent else { return Ok(None) };
+            if let Some(successor) = lease.master().and_then(|master| node.watch.successor(master)) {
+                // What it would take from now on is lost when it becomes a replica.
+                lease.abandon();
+                drop(lease);
+                log::emit_limited(&REPLACED, Level::Info, || format!("{}: {successor} has taken over", node.config()));
+                continue;
+            }
             let start = Instant::now();
             match lease.renew_clock(soon()) {
                 Ok(()) => return Ok(Some(lease)),
@@ -153,7 +166,11 @@ impl Client {
         static REFUSED: Limit = Limit::new();
         // A server that is full still serves the connections that there are.
         let is_there = matches!(refusal, Refusal::Full(_)) && node.is_connected();
-        let error = Error::from(refusal);
+        let mut error = Error::from(refusal);
+        if self.topology.cluster().is_some_and(|cluster| !cluster.was_told(node)) {
+            // It may be an address that is of use only to the servers themselves.
+            error = error.of(format_args!("a server that {} announces", self.config()));
+        }
         log::emit_limited(&REFUSED, Level::Warning, || error.message.clone());
         if error.kind == Kind::Unavailable && !is_there {
             self.went_away(node, &error);

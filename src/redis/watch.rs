@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::claims::CLOCK_MARGIN;
 use super::client::Client;
+use super::config::Address;
 use super::node::{Line, Node};
+use super::sentinel::{self, Due};
 use super::slot;
 use super::topology::{Cluster, Map, Topology};
 use crate::error::{Error, Kind, Result};
-use crate::log::{self, Level};
+use crate::log::{self, Level, Limit};
 use crate::panics;
 use crate::process::with_signals_blocked;
 
@@ -20,11 +22,11 @@ const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// A server is away: calls fail at once from now on, while a thread looks for it.
-    pub(super) fn went_away(&self, node: &Arc<Node>, cause: &Error) {
+    /// A server is away: calls fail at once from now on, while a thread looks for it. True where that is news.
+    pub(super) fn went_away(&self, node: &Arc<Node>, cause: &Error) -> bool {
         // In a child that goes on from a log callback, the locks may be held, and it is not for it to look.
         if !self.is_this_process() || !node.breaker.open(cause) {
-            return;
+            return false;
         }
         node.forget();
         if let Some(lanes) = &self.lanes {
@@ -43,12 +45,13 @@ impl Client {
             // Then each call has to find out for itself.
             self.came_back(node);
         }
+        true
     }
 
     /// All of a call's time has passed. A server for which the cluster is down would let the next one's pass as well.
     pub(super) fn leave_suspect(&self, node: &Arc<Node>, cause: &Error) {
-        if node.is_suspect.load(Relaxed) {
-            self.went_away(node, cause);
+        if node.is_suspect.load(Relaxed) && self.went_away(node, cause) {
+            log::emit(Level::Warning, || format!("{cause}; it counts as away"));
         }
     }
 
@@ -59,6 +62,36 @@ impl Client {
             lanes.nudge();
         }
         away
+    }
+
+    /// Has the sentinels say where the master is, if it is time for that. Blocks only where nobody has asked them for long, half of
+    /// the connect timeout at most.
+    pub(super) fn watch_the_master(&self, node: &Arc<Node>, deadline: Instant) {
+        if !node.config().has_failovers() || !self.is_this_process() {
+            return;
+        }
+        match node.watch.begin() {
+            Due::Not => {}
+            Due::Now => self.ask_sentinels(node, deadline.min(Instant::now() + self.config().connect_timeout / 2)),
+            Due::Soon => {
+                let (me, its) = (self.weak(), Arc::downgrade(node));
+                let ask = move || {
+                    if let (Some(client), Some(node)) = (me.upgrade(), its.upgrade()) {
+                        client.ask_sentinels(&node, Instant::now() + client.config().connect_timeout);
+                    }
+                };
+                if start("pita-look", ask).is_err() {
+                    node.watch.end(None);
+                }
+            }
+        }
+    }
+
+    /// Whatever is wrong with them, the master may be fine.
+    fn ask_sentinels(&self, node: &Node, deadline: Instant) {
+        let Address::Sentinel(sentinels) = &node.config().address else { return };
+        let named = panics::contain(|| sentinel::master(sentinels, &self.means, deadline));
+        node.watch.end(named.ok().and_then(Result::ok));
     }
 
     /// Who has a key, by the cluster's map, which is asked for where nothing is known yet.
@@ -78,12 +111,14 @@ impl Client {
 
     /// The cluster's map.
     pub(super) fn map(&self, cluster: &Cluster, deadline: Instant) -> Result<Arc<Map>> {
+        static UNKNOWN: Limit = Limit::new();
         if let Some(map) = cluster.map() {
             return Ok(map);
         }
         cluster.entry.breaker.check()?;
         let looked = self.look(cluster, deadline.min(Instant::now() + self.config().connect_timeout));
         if let Err(error) = looked {
+            log::emit_limited(&UNKNOWN, Level::Warning, || error.message.clone());
             if error.kind == Kind::Unavailable && Instant::now() < deadline {
                 self.went_away(&cluster.entry, &error);
             }
@@ -160,7 +195,7 @@ impl Client {
                 return looked;
             }
         }
-        if let Some(cluster) = self.topology.cluster().filter(|_| node.is_suspect.load(Relaxed)) {
+        if let Some(cluster) = self.topology.cluster() {
             cluster.is_up(node, deadline())?;
         }
         node.pool(Line::Calls).probe(deadline()).map_err(Error::from)

@@ -130,6 +130,7 @@ impl Client {
     fn persist(&self, lane: &Lane, tasks: &mut [Task<'_>]) -> bool {
         let (mut rest, mut stall) = (RESTS.0, self.config().timeout.clamp(STALL.0, STALL.1));
         let mut not_ready_since = None;
+        let start = Instant::now();
         while !tasks.iter().all(Task::is_done) {
             let deadline = Instant::now() + LONGEST;
             let deadline = lane.queue.closing().map_or(deadline, |closing| closing.min(deadline));
@@ -148,6 +149,9 @@ impl Client {
             }
             let is_away =
                 || setbacks.iter().any(Setback::is_away) && setbacks.iter().all(|it| it.is_away() || it.node.is_none());
+            if start.elapsed() > self.config().timeout {
+                self.leave_suspects(&setbacks);
+            }
             let away = setbacks.iter().find_map(|setback| setback.node.as_ref()?.breaker.cause());
             let trouble = away.unwrap_or_else(|| error.message.clone());
             if !self.is_this_process() || !lane.queue.rest(trouble, Instant::now() + rest, is_away) {
