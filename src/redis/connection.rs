@@ -377,15 +377,18 @@ fn is_full(error: &ServerError) -> bool {
 /// A server's error answer in its own words, less the arguments, for those of AUTH are secret, and the script's name.
 pub fn refused(error: &ServerError) -> Error {
     let code = error.code();
-    let cut = |text: &'_ str, at: &str| text.find(at).unwrap_or(text.len());
     let details = error.details().unwrap_or("");
-    let details = &details[..cut(details, ", with args").min(cut(details, " script: "))];
+    let args = details.find(", with args").unwrap_or(details.len());
+    // Its name comes last; Valkey has the word before, too.
+    let script = details.rfind(" script: ").filter(|at| !details[..*at].ends_with(" in")).unwrap_or(details.len());
+    let details = &details[..args.min(script)];
     let kind = match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Auth,
         "LOADING" | "CLUSTERDOWN" | "TRYAGAIN" => Kind::Unavailable,
         _ if is_full(error) => Kind::Unavailable,
-        // What scripts say before Redis 7.2.
+        // What scripts say before Redis 7.2, and in Valkey.
         "ERR" if details.starts_with("The user executing the script can't") => Kind::Auth,
+        "ERR" if details.starts_with("ACL failure in script") => Kind::Auth,
         // What AUTH says where the server has no password, or (before Redis 6) another one.
         "ERR" if details.contains("AUTH") || details == "invalid password" => Kind::Auth,
         _ => Kind::Redis,
@@ -400,4 +403,35 @@ pub fn refused(error: &ServerError) -> Error {
         _ => "",
     };
     Error::new(kind, format!("Redis refused: {code} {details}{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(answer: &str) -> (Kind, String) {
+        match redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()) {
+            Ok(Value::ServerError(error)) => (refused(&error).kind, refused(&error).message),
+            other => panic!("{answer} is no refusal: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_script_may_not_do_is_a_matter_of_rights_on_each_server() {
+        let name = "script: 33922ef3e331238856a1f7f9a404ff46247e1b97, on @user_script:1.";
+        for words in [
+            "ERR The user executing the script can't run this command or subcommand",
+            "ERR ACL failure in script: User u has no permissions to run the 'rpush' command",
+            "NOPERM this user has no permissions to run the 'evalsha' command",
+        ] {
+            assert_eq!(refusal(&format!("{words} {name}")), (Kind::Auth, format!("Redis refused: {words}")));
+            assert_eq!(refusal(words), (Kind::Auth, format!("Redis refused: {words}")));
+        }
+    }
+
+    #[test]
+    fn no_argument_is_repeated() {
+        let (_, message) = refusal("ERR unknown command 'AUTH', with args beginning with: 'hunter2'");
+        assert!(message.contains("unknown command 'AUTH'") && !message.contains("hunter2"), "{message}");
+    }
 }

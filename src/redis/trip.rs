@@ -130,10 +130,11 @@ impl Client {
     pub(super) fn lend<'n>(&self, node: &'n Arc<Node>, line: Line, how: Start) -> Result<Option<Lease<'n>>> {
         static REPLACED: Limit = Limit::new();
         let Start { patience: Patience { deadline, stall }, may_wait } = how;
-        if !self.is_this_process() {
-            return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
-        }
         loop {
+            // By a log callback.
+            if !self.is_this_process() {
+                return Err(Error::new(Kind::Unavailable, "the process was forked within this call"));
+            }
             node.breaker.check()?;
             let soon = || Instant::now().checked_add(stall).map_or(deadline, |stalled| stalled.min(deadline));
             let by = if may_wait { deadline } else { soon() };

@@ -67,7 +67,7 @@ impl Client {
     /// Has the sentinels say where the master is, if it is time for that. Blocks only where nobody has asked them for long, half of
     /// the connect timeout at most.
     pub(super) fn watch_the_master(&self, node: &Arc<Node>, deadline: Instant) {
-        if !node.config().has_failovers() || !self.is_this_process() {
+        if !node.config().has_failovers() {
             return;
         }
         match node.watch.begin() {
