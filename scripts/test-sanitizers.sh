@@ -55,7 +55,7 @@ run() {
 
 build address
 # GCC 12's runtime does not take the locks of its allocator at a fork: a child of many threads may hang in malloc.
-run address 'Fork*'
+run address 'Fork*:SentinelFork*'
 
 # In a standard library that was built without it, ThreadSanitizer would not see who waits for whom: every contended
 # mutex would be a race.
@@ -63,7 +63,7 @@ mkdir -p "$dir/thread"
 cc -O1 -c cpp_tests/tsan_memory.c -o "$dir/thread/memory.o"
 CARGO_UNSTABLE_BUILD_STD="std panic_unwind" build thread -DCMAKE_EXE_LINKER_FLAGS="$dir/thread/memory.o"
 # In a child, the threads of its parent are alive to GCC 12's runtime: one that gets the same stack is too much for it.
-run thread 'ForkBehind*'
+run thread 'ForkBehind*:ForkInACluster*:SentinelFork*'
 
 printf '%s\n' "${summary[@]}"
 exit $failed
