@@ -489,6 +489,50 @@ TEST(ClusterDeath, BehindASlotThatNobodyServesHoldsUpNoOtherKey) {
     EXPECT_EQ(stats.queued, 0U);
 }
 
+// Both were set aside; one of them has a server again.
+TEST(ClusterDeath, BehindASlotThatIsServedAgainWaitsForNoOther) {
+    Cluster cluster(2);
+    const Session session(cluster.url("&timeout_ms=10000&write=behind"));
+    const std::string homeless = cluster.key_at(0);
+    const std::string found = cluster.key_at(0, "found");
+    ASSERT_OK(store_at(homeless, 0, records(1)));
+    ASSERT_OK(store_at(found, 0, records(1)));
+    ASSERT_OK(flush());
+    for (const std::string &id : {homeless, found}) {
+        Hiredis(cluster.server(0)).run({"CLUSTER", "DELSLOTS", std::to_string(cluster.slot_of(id))});
+        ASSERT_OK(store_at(id, 1, records(1, 1)));
+    }
+    EXPECT_STATUS(PITA_ERR_TIMEOUT, pita_redis_flush(100));
+    ASSERT_OK(store_at(found, 2, records(1, 2)));
+    Hiredis(cluster.server(0)).run({"CLUSTER", "ADDSLOTS", std::to_string(cluster.slot_of(found))});
+    EXPECT_EQ(take(found).records, records(3));
+    EXPECT_EQ(stats_now().queued, 1U);
+    Hiredis(cluster.server(0)).run({"CLUSTER", "ADDSLOTS", std::to_string(cluster.slot_of(homeless))});
+    ASSERT_OK(flush());
+    EXPECT_EQ(take(homeless).records, records(2));
+}
+
+TEST(ClusterDeath, ACloseWritesWhatIsQueuedBehindASlotThatNobodyServes) {
+    Cluster cluster(2, 0, {"--cluster-node-timeout", "60000"});
+    const Session session(cluster.url("&timeout_ms=5000&write=behind"));
+    const std::string homeless = cluster.key_at(0);
+    const std::string other = cluster.key_at(0, "other");
+    ASSERT_OK(store_at(homeless, 0, records(1)));
+    ASSERT_OK(store_at(other, 0, records(1)));
+    ASSERT_OK(flush());
+    Hiredis(cluster.server(0)).run({"CLUSTER", "DELSLOTS", std::to_string(cluster.slot_of(homeless))});
+    cluster.server(0).freeze();
+    ASSERT_OK(store_at(homeless, 1, records(1, 1)));
+    for (std::size_t i = 1; i < 10000; ++i) {
+        ASSERT_OK(store_at(other, static_cast<std::int64_t>(i), records(1, i)));
+    }
+    std::thread close([] { EXPECT_FAILS(PITA_ERR_TIMEOUT, pita_redis_close(), "1 record was given up"); });
+    EXPECT_TRUE(eventually([] { return append("late", records(1)) == PITA_ERR_NOT_OPEN; }));
+    cluster.server(0).thaw();
+    close.join();
+    EXPECT_EQ(Hiredis(cluster.server(0)).length(other), 10000);
+}
+
 TEST(ClusterMigration, BehindADeadTargetHoldsUpNoOtherKey) {
     Cluster cluster(2);
     const Session session(cluster.url("&timeout_ms=5000&write=behind"));

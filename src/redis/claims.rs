@@ -21,6 +21,10 @@ pub const CLAIM_LIFE: Duration = Duration::from_secs(3600);
 pub const CLOCK_MARGIN: Duration = Duration::from_millis(100);
 /// After a refusal, for which there may be many a passing reason, before the next attempt.
 const REST: Duration = Duration::from_secs(1);
+/// So many claims whose records were delivered are remembered at most: the server ends their lives, too.
+const MOST_DELIVERED: usize = 4096;
+/// So many of these at most are deleted within a call: each costs a round trip.
+pub(super) const DELETED_AT_ONCE: usize = 16;
 
 /// Claims of all pools that this process has opened: Redis was asked for them without our having read them, or to delete
 /// them without an answer. Each is kept until it is settled for sure, or has expired.
@@ -80,7 +84,15 @@ impl DoubtfulClaims {
     }
 
     fn add(&self, doubt: Doubt) {
-        self.change(|doubts| doubts.push(doubt));
+        self.change(|doubts| {
+            let is_delivered = |doubt: &Doubt| matches!(doubt.fate, Fate::Delivered(None));
+            if doubts.iter().filter(|doubt| is_delivered(doubt)).count() >= MOST_DELIVERED
+                && let Some(oldest) = doubts.iter().position(is_delivered)
+            {
+                doubts.remove(oldest);
+            }
+            doubts.push(doubt);
+        });
     }
 
     /// Each claim's name is its own.
@@ -88,10 +100,12 @@ impl DoubtfulClaims {
         self.change(|doubts| doubts.retain(|doubt| doubt.claim != settled.claim));
     }
 
+    /// Whoever may not delete one claim may not delete the others.
     fn postpone(&self, refused: &Doubt) {
-        self.change(|doubts| {
-            doubts.iter_mut().filter(|doubt| doubt.claim == refused.claim).for_each(|doubt| doubt.from += REST);
-        });
+        let deletes = |doubt: &Doubt| matches!(doubt.fate, Fate::Delivered(_)) && doubt.server == refused.server;
+        let is_alike = |doubt: &Doubt| doubt.claim == refused.claim || (deletes(refused) && deletes(doubt));
+        let from = Instant::now() + REST;
+        self.change(|doubts| doubts.iter_mut().filter(|doubt| is_alike(doubt)).for_each(|doubt| doubt.from = from));
     }
 
     /// Those of a server that are wanted.
@@ -135,20 +149,24 @@ impl Client {
         Doubt { server, key: key.into(), claim: claim.into(), fate, from, until: now + life }
     }
 
-    /// Settles the claims in doubt for which the time has come, of `wanted` keys. What fails is tried again at another time.
-    pub(super) fn settle_claims(&self, deadline: Instant, wanted: impl Fn(&str) -> bool) {
+    /// Settles the claims in doubt for which the time has come, of `wanted` keys; of those that are only to be deleted, so many
+    /// at most. What fails is tried again at another time.
+    pub(super) fn settle_claims(&self, deadline: Instant, mut deletions: usize, wanted: impl Fn(&str) -> bool) {
         let may_stay = |doubt: &Doubt| matches!(doubt.fate, Fate::Unseen(Unseen { too_late: 0, .. }));
         let is_due = |doubt: &Doubt| doubt.from <= Instant::now() && !may_stay(doubt) && wanted(&doubt.key);
         // A slot that is moved may take its time.
         let until = Until { deadline, is_patient: false };
         for doubt in self.claims.which(self.config(), is_due) {
             let result = match doubt.fate {
+                Fate::Delivered(_) if deletions == 0 => continue,
                 Fate::Delivered(late) => self.delete(&doubt, until).map(|()| {
                     self.claims.settle(&doubt);
                     late.into_iter().for_each(|unseen| self.doubt(&doubt.key, &doubt.claim, unseen));
                 }),
                 Fate::Unseen(unseen) => self.give_back(&doubt, unseen, until).map(drop),
             };
+            let deletes = matches!(doubt.fate, Fate::Delivered(_));
+            deletions -= usize::from(deletes);
             if let Err(error) = result {
                 // In a cluster the other claims may be another server's.
                 let is_gone = matches!(error.kind, Kind::Unavailable | Kind::Timeout);
@@ -158,6 +176,9 @@ impl Client {
                 static POSTPONED: Limit = Limit::new();
                 log::emit_limited(&POSTPONED, Level::Warning, || format!("{} has to wait: {error}", doubt.claim));
                 self.claims.postpone(&doubt);
+                if deletes {
+                    deletions = 0;
+                }
             }
         }
     }

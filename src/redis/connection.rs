@@ -57,6 +57,8 @@ pub enum Refusal {
     HungUp(Error),
     /// The server has as many clients as it takes. It still serves those.
     Full(Error),
+    /// All connections became worthless while one was waited for. Of the server that says nothing.
+    Forgotten,
     /// All else.
     Other(Error),
 }
@@ -66,6 +68,7 @@ impl Refusal {
         match self {
             Refusal::HungUp(error) => Refusal::HungUp(error.of(what)),
             Refusal::Full(error) => Refusal::Full(error.of(what)),
+            Refusal::Forgotten => Refusal::Forgotten,
             Refusal::Other(error) => Refusal::Other(error.of(what)),
         }
     }
@@ -73,8 +76,10 @@ impl Refusal {
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        let (Refusal::HungUp(error) | Refusal::Full(error) | Refusal::Other(error)) = refusal;
-        error
+        match refusal {
+            Refusal::HungUp(error) | Refusal::Full(error) | Refusal::Other(error) => error,
+            Refusal::Forgotten => Error::new(Kind::Unavailable, "the connections that there were are lost"),
+        }
     }
 }
 
@@ -365,9 +370,13 @@ pub fn is_passing(error: &ServerError) -> bool {
     CODES.contains(&error.code()) || is_full(error)
 }
 
-/// Whether a server refuses because it is no master.
+/// Whether a server refuses because it is no master, a command or all writes of a script.
 pub fn is_readonly(reply: &Value) -> bool {
-    matches!(reply, Value::ServerError(error) if error.code() == "READONLY")
+    match reply {
+        Value::ServerError(error) => error.code() == "READONLY",
+        Value::Array(answers) => !answers.is_empty() && answers.iter().all(is_readonly),
+        _ => false,
+    }
 }
 
 fn is_full(error: &ServerError) -> bool {

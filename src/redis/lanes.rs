@@ -28,6 +28,8 @@ pub struct Lane {
     /// The version of the plan by which it has what belongs there.
     arranged: AtomicU64,
     is_started: AtomicBool,
+    /// When it last had records that it cannot store go behind others, while all is being closed.
+    gave_way: Mutex<Option<Instant>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -56,10 +58,14 @@ struct Plan {
     aside: u16,
 }
 
+/// While all is being closed, what cannot be stored for now is tried so often at least, and holds up others for so long at most.
+const GIVES_WAY_EVERY: Duration = Duration::from_millis(10);
+
 impl Lane {
     fn new(number: u16, capacity: usize) -> Arc<Self> {
         let (queue, is_started) = (Queue::new(capacity), AtomicBool::new(false));
-        Arc::new(Lane { queue, number, arranged: AtomicU64::new(0), is_started, thread: Mutex::default() })
+        let gave_way = Mutex::default();
+        Arc::new(Lane { queue, number, arranged: AtomicU64::new(0), is_started, gave_way, thread: Mutex::default() })
     }
 
     /// Starts the thread, if there is none.
@@ -130,12 +136,13 @@ impl Lanes {
         let deadline = Instant::now() + timeout;
         let slots: Vec<u16> = writes.iter().map(|write| client.slot(&client.key(write.id))).collect();
         let mut results: Vec<Option<Result<()>>> = writes.iter().map(|_| None).collect();
-        let mut full = HashSet::new();
+        let (mut full, mut held_up) = (HashSet::new(), HashSet::new());
         // A queue that is full holds up what belongs there, and nothing else.
         for waits in [false, true] {
             for ((write, slot), result) in writes.iter().zip(&slots).zip(&mut results) {
-                // Behind what has to wait there, all has to.
-                if result.is_some() || (!waits && full.contains(&self.number_of(*slot))) {
+                // Behind what has to wait there, all has to, even if its slot is another queue's by now.
+                let is_behind = || full.contains(&self.number_of(*slot)) || held_up.contains(slot);
+                if result.is_some() || (!waits && is_behind()) {
                     continue;
                 }
                 let left = if waits { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
@@ -143,6 +150,7 @@ impl Lanes {
                 match &pushed {
                     Err(error) if error.kind == Kind::QueueFull && !waits && !timeout.is_zero() => {
                         full.insert(lane);
+                        held_up.insert(*slot);
                     }
                     _ => *result = Some(pushed),
                 }
@@ -277,33 +285,51 @@ impl Lanes {
         }
     }
 
-    /// Whether a lane is for slots that no server has.
-    pub fn is_aside(&self, lane: &Lane) -> bool {
-        lock(&self.plan).aside == lane.number
+    /// Whether [`Self::set_aside`] lets a lane go on that cannot store some records though no server of its own is in trouble:
+    /// once it is their lane, after a change of the map alone; while all is being closed, every few milliseconds.
+    pub fn may_set_aside(&self, lane: &Lane, map: &Map) -> bool {
+        let is_aside = lock(&self.plan).aside == lane.number;
+        match self.is_closing() {
+            true => lock(&lane.gave_way).is_none_or(|last| last.elapsed() > GIVES_WAY_EVERY),
+            false => !is_aside || lane.arranged.load(Ordering::Relaxed) != map.version,
+        }
     }
 
     /// Hands what a lane has `taken` out and cannot store, though its server is fine, over to another lane, with all that is
-    /// queued for these slots, until the map changes. As [`Self::arrange`]. False where all is being closed.
-    pub fn set_aside(&self, lane: &Lane, client: &Client, taken: &[Write<'_>]) -> bool {
+    /// queued for these slots, until the map changes. As [`Self::arrange`]. In the lane for such records, and while all is being
+    /// closed, they go behind all others there.
+    pub fn set_aside(&self, lane: &Lane, client: &Client, taken: &[Write<'_>]) {
         let mut plan = lock(&self.plan);
-        if self.is_closing() {
-            return false;
+        let is_closing = self.is_closing();
+        if is_closing {
+            *lock(&lane.gave_way) = Some(Instant::now());
+        }
+        if is_closing || plan.aside == lane.number {
+            return self.put_back(plan, lane, client, taken);
         }
         let mut all = Vec::clone(&self.all.load());
-        if plan.aside == lane.number {
-            // By a map that came meanwhile, no server has what this lane writes.
-            plan.aside = all.len() as u16;
-        }
         if usize::from(plan.aside) == all.len() {
             all.push(Lane::new(plan.aside, self.capacity));
             self.all.store(Arc::new(all));
         }
+        let aside = plan.aside;
         for write in taken {
-            let slot = client.slot(&client.key(write.id));
-            plan.of_slot[usize::from(slot)] = plan.aside;
+            plan.of_slot[usize::from(client.slot(&client.key(write.id)))] = aside;
         }
         self.hand_over(plan, lane, client, taken);
-        true
+    }
+
+    /// Puts what a lane has `taken` out behind all others there, with what is queued for these slots.
+    fn put_back(&self, plan: MutexGuard<'_, Plan>, lane: &Lane, client: &Client, taken: &[Write<'_>]) {
+        let slot_of = |id: &str| client.slot(&client.key(id));
+        let slots: HashSet<u16> = taken.iter().map(|write| slot_of(write.id)).collect();
+        let to = |id: &str| slots.contains(&slot_of(id)).then_some(&lane.queue);
+        let publish = || {
+            self.moves.fetch_add(1, Ordering::Release);
+        };
+        let lost = lane.queue.hand_over(taken, to, publish);
+        drop(plan);
+        Self::tell_lost(client, lost);
     }
 
     /// Hands what a lane has `taken` out, and what is in its queue, over to the lanes where the plan has it.
@@ -328,6 +354,10 @@ impl Lanes {
         let lost = lane.queue.hand_over(taken, to, publish);
         drop(plan);
         self.wake(&all, client);
+        Self::tell_lost(client, lost);
+    }
+
+    fn tell_lost(client: &Client, lost: u64) {
         if lost > 0 {
             client.give_up(lost, Error::new(Kind::Unavailable, "there was no memory to hand them over"));
         }
@@ -437,18 +467,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_goes_to_another_lane_whatever_the_plan_says_by_then() {
+    fn what_is_set_aside_goes_to_the_lane_for_that_which_may_be_its_own_by_then() {
         let config = Config::from_url("redis+cluster://127.0.0.1:1?write=behind").unwrap();
         let client = Client::new(Means { config, tls: None });
         let lanes = client.lanes.as_ref().unwrap();
         let write = Write { id: "a", placement: Placement::Append, records: &[Metrics::default()] };
         lanes.first.queue.push(&[write], Duration::ZERO, |_| true, |pushed| pushed.unwrap().unwrap());
-        let taken = lanes.first.queue.next();
-        lock(&lanes.plan).aside = lanes.first.number;
-        assert!(lanes.set_aside(&lanes.first, &client, &[write]));
-        lanes.first.queue.settle(taken, 1, None, || ());
-        let other = lanes.lane_of(slot::of("a"));
-        assert_eq!((lanes.first.queue.hold().queued(), other.queue.hold().queued(), other.number), (0, 1, 1));
+        let set_aside = |aside: u16| {
+            let taken = lanes.first.queue.next();
+            lock(&lanes.plan).aside = aside;
+            lanes.set_aside(&lanes.first, &client, &[write]);
+            lanes.first.queue.settle(taken, 1, None, || ());
+            let lane = lanes.lane_of(slot::of("a"));
+            let queued = lane.queue.hold().queued();
+            (lane.number, queued, lanes.first.queue.hold().queued())
+        };
+        // By a map that came meanwhile.
+        assert_eq!(set_aside(0), (0, 1, 1));
+        assert_eq!(set_aside(1), (1, 1, 0));
         assert!(lanes.close(Instant::now()).is_err(), "there is no server");
     }
 }

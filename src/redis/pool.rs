@@ -61,9 +61,9 @@ impl Pool {
     }
 
     /// Lends a connection: an idle one that still lives, a new one, or the next that is given back before `deadline`. `None`
-    /// where that has to be waited for, and `may_wait` forbids it.
+    /// where that has to be waited for, and `may_wait` forbids it. [`Refusal::Forgotten`] as by [`Self::forget`].
     pub fn lend(&self, deadline: Instant, may_wait: bool) -> Result<Option<Lease<'_>>, Refusal> {
-        let found = self.idle_or_place(deadline, may_wait).map_err(Refusal::Other)?;
+        let found = self.idle_or_place(deadline, may_wait)?;
         let Some((connection, generation)) = found else { return Ok(None) };
         let mut lease = Lease { pool: self, connection, generation, is_new: false };
         if lease.connection.is_none() {
@@ -130,7 +130,7 @@ impl Pool {
 
     /// An idle connection, or `None` and a place for a new one; and the pool's generation. As [`Self::lend`].
     #[allow(clippy::type_complexity)] // Whose parts are said above.
-    fn idle_or_place(&self, deadline: Instant, may_wait: bool) -> Result<Option<(Option<Connection>, u64)>> {
+    fn idle_or_place(&self, deadline: Instant, may_wait: bool) -> Result<Option<(Option<Connection>, u64)>, Refusal> {
         let mut state = lock(&self.state);
         let generation = state.generation;
         loop {
@@ -151,11 +151,10 @@ impl Pool {
             let open = state.open;
             state = wait_until(&self.freed, state, deadline).ok_or_else(|| {
                 let message = format!("all {open} connections were in use for {:?}", self.config().timeout);
-                Error::new(Kind::Timeout, message)
+                Refusal::Other(Error::new(Kind::Timeout, message))
             })?;
             if state.generation != generation {
-                let message = format!("{} went away while all connections were in use", self.config());
-                return Err(Error::new(Kind::Unavailable, message));
+                return Err(Refusal::Forgotten);
             }
         }
     }

@@ -356,8 +356,8 @@ impl Queue {
     }
 
     /// Hands records that wait here over to the queues where `to` says that they belong, behind what is there, and before them
-    /// those that were `taken` out; then `publish` tells who pushes. Only on the writer's thread, between two batches. Returns how
-    /// many are lost because there is no memory.
+    /// those that were `taken` out; then `publish` tells who pushes. Where `to` names this very queue, they go to its end. Only on
+    /// the writer's thread, between two batches. Returns how many are lost because there is no memory.
     pub fn hand_over<'q>(
         &self,
         taken: &[Write<'_>],
@@ -365,29 +365,30 @@ impl Queue {
         publish: impl FnOnce(),
     ) -> u64 {
         let mut state = lock(&self.state);
-        let mut lost = 0;
-        for write in taken {
-            let count = write.records.len() as u64;
-            state.accepted -= count;
-            if !to(write.id).is_some_and(|queue| lock(&queue.state).add(write, queue.slot(write.id))) {
-                lost += count;
-            }
-        }
         let chunks = std::mem::take(&mut state.chunks);
-        for entry in chunks.iter().flat_map(Chunk::entries) {
+        let entries = || chunks.iter().flat_map(Chunk::entries);
+        let targets: Vec<Option<&Queue>> = entries().map(|entry| to(entry.id)).collect();
+        let mut lost = 0;
+        // First what stays, for some may go behind it.
+        for (entry, _) in entries().zip(&targets).filter(|(_, target)| target.is_none()) {
             let records: Vec<Metrics> = entry.records().collect();
-            let write = Write { id: entry.id, placement: entry.placement, records: &records };
-            let target = to(entry.id);
-            let is_kept = match target {
-                None => state.put(&write),
-                Some(queue) => lock(&queue.state).add(&write, queue.slot(entry.id)),
-            };
-            if target.is_some() || !is_kept {
+            if !state.put(&Write { id: entry.id, placement: entry.placement, records: &records }) {
                 state.accepted -= records.len() as u64;
-            }
-            if !is_kept {
                 lost += records.len() as u64;
             }
+        }
+        let mut move_to = |target: &Queue, write: &Write<'_>| {
+            let (count, slot) = (write.records.len() as u64, target.slot(write.id));
+            state.accepted -= count;
+            let is_here = std::ptr::eq(target, self);
+            let is_kept = if is_here { state.add(write, slot) } else { lock(&target.state).add(write, slot) };
+            lost += if is_kept { 0 } else { count };
+        };
+        taken.iter().for_each(|write| to(write.id).into_iter().for_each(|target| move_to(target, write)));
+        for (entry, target) in entries().zip(&targets) {
+            let Some(target) = target else { continue };
+            let records: Vec<Metrics> = entry.records().collect();
+            move_to(target, &Write { id: entry.id, placement: entry.placement, records: &records });
         }
         state.spare.extend(chunks.into_iter().filter_map(Chunk::emptied));
         publish();
@@ -396,15 +397,17 @@ impl Queue {
         lost
     }
 
-    /// The fate of all records in `chunks` is known, but for those that were `handed_over`. `tally` counts them, so that nobody
-    /// sees them twice or not at all.
-    pub fn settle(&self, chunks: Vec<Chunk>, handed_over: u64, losses: Option<Losses>, tally: impl FnOnce()) {
+    /// The fate of all records in `chunks` is known, but for those that were handed over, or given up: `unsettled`. `tally` counts
+    /// them, so that nobody sees them twice or not at all.
+    pub fn settle(&self, chunks: Vec<Chunk>, unsettled: u64, losses: Option<Losses>, tally: impl FnOnce()) {
         let mut state = lock(&self.state);
         tally();
-        state.settled += chunks.iter().map(|chunk| chunk.records() as u64).sum::<u64>() - handed_over;
+        state.settled += chunks.iter().map(|chunk| chunk.records() as u64).sum::<u64>() - unsettled;
         state.spare.extend(chunks.into_iter().filter_map(Chunk::emptied));
         state.spare.truncate(chunk::count_for(self.capacity));
-        state.trouble = None;
+        if unsettled == 0 {
+            state.trouble = None;
+        }
         state.losses = state.losses.take().into_iter().chain(losses).reduce(Losses::and);
         drop(state);
         self.progress.notify_all();
@@ -682,6 +685,23 @@ mod tests {
         assert_eq!(from.hold().queued(), 0);
         from.await_all(Instant::now()).unwrap();
         assert_eq!(shown(&to), (0..3).map(|number| ("b".into(), f64::from(number))).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_goes_to_the_end_of_its_own_queue_is_waited_for_there() {
+        let queue = Queue::new(100);
+        push_of(&queue, "a", 0.0);
+        let chunks = queue.next();
+        for id in ["a", "b"] {
+            push_of(&queue, id, 1.0);
+        }
+        let write = Write { id: "a", placement: Placement::Append, records: &[Metrics::default()] };
+        queue.hand_over(&[write], |id| (id == "a").then_some(&queue), || {});
+        queue.settle(chunks, 1, None, || {});
+        assert_eq!(queue.hold().queued(), 3);
+        assert!(queue.await_request("a", Instant::now(), || Ok(())).is_err());
+        assert_eq!(shown(&queue), [("b".into(), 1.0), ("a".into(), 0.0), ("a".into(), 1.0)]);
+        queue.await_request("a", Instant::now(), || Ok(())).unwrap();
     }
 
     /// Who waits for what was handed over waits here for no more than there is.

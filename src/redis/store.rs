@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value};
 
 use super::ask::unexpected;
+use super::claims::DELETED_AT_ONCE;
 use super::client::Client;
 use super::connection::refused;
 use super::node::{Line, Node};
@@ -316,7 +317,7 @@ impl Client {
         // One server that does not answer leaves time for the others.
         let share = self.config().timeout / if parts.len() > 1 { 4 } else { 1 };
         let is_here = |key: &str| parts.iter().any(|part| self.topology.is_at(key, &part.node));
-        self.settle_claims(deadline.min(Instant::now() + share), is_here);
+        self.settle_claims(deadline.min(Instant::now() + share), DELETED_AT_ONCE, is_here);
     }
 
     /// Splits tasks by the servers that have their keys.

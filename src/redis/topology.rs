@@ -32,6 +32,8 @@ pub struct Cluster {
     pub entry: Arc<Node>,
     /// `None` as long as nothing is known.
     map: ArcSwapOption<Map>,
+    /// Held while the map is changed, so that no change is lost, and versions grow.
+    change: Mutex<()>,
     look: Mutex<Look>,
     looked: Condvar,
 }
@@ -121,6 +123,7 @@ impl Topology {
                 counts,
                 entry: node,
                 map: ArcSwapOption::empty(),
+                change: Mutex::default(),
                 look: Mutex::default(),
                 looked: Condvar::new(),
             })),
@@ -212,18 +215,17 @@ impl Cluster {
     }
 
     fn change(&self, host: &str, port: u16, change: impl Fn(&mut [u16], u16)) -> Arc<Node> {
-        let known = self.map().and_then(|map| map.find(host, port).cloned());
-        let node = known.unwrap_or_else(|| self.new_node(host, port));
-        self.map.rcu(|map| {
-            let map = map.as_ref()?;
-            let (mut nodes, mut slots) = (map.nodes.clone(), map.slots.clone());
-            let index = nodes.iter().position(|other| Arc::ptr_eq(other, &node)).unwrap_or(nodes.len());
-            if index == nodes.len() {
-                nodes.push(node.clone());
-            }
-            change(&mut slots, index as u16);
-            Some(Arc::new(Map { version: next_version(), nodes, slots }))
+        let _change = lock(&self.change);
+        let Some(map) = self.map() else { return self.new_node(host, port) };
+        let (mut nodes, mut slots) = (map.nodes.clone(), map.slots.clone());
+        let known = nodes.iter().position(|node| is_at(node.config(), host, port));
+        let index = known.unwrap_or_else(|| {
+            nodes.push(self.new_node(host, port));
+            nodes.len() - 1
         });
+        let node = nodes[index].clone();
+        change(&mut slots, index as u16);
+        self.map.store(Some(Arc::new(Map { version: next_version(), nodes, slots })));
         node
     }
 
@@ -295,6 +297,7 @@ impl Cluster {
     }
 
     fn install(&self, ranges: &[Range]) -> Vec<Arc<Node>> {
+        let _change = lock(&self.change);
         let old = self.map();
         let before = old.as_ref().map_or_else(Vec::new, |map| map.nodes.clone());
         let mut nodes: Vec<Arc<Node>> = Vec::new();

@@ -139,8 +139,12 @@ impl Client {
             let soon = || Instant::now().checked_add(stall).map_or(deadline, |stalled| stalled.min(deadline));
             let by = if may_wait { deadline } else { soon() };
             self.watch_the_master(node, by);
-            let lent = node.pool(line).lend(by, may_wait).map_err(|refusal| self.refused(node, refusal))?;
-            let Some(mut lease) = lent else { return Ok(None) };
+            let mut lease = match node.pool(line).lend(by, may_wait) {
+                Ok(Some(lease)) => lease,
+                Ok(None) => return Ok(None),
+                Err(Refusal::Forgotten) => continue,
+                Err(refusal) => return Err(self.refused(node, refusal)),
+            };
             if let Some(successor) = lease.master().and_then(|master| node.watch.successor(master)) {
                 // What it would take from now on is lost when it becomes a replica.
                 lease.abandon();

@@ -69,8 +69,11 @@ impl Client {
     /// Stores all of `chunks`, or finds out that it cannot be stored. False where there is no time left for that.
     fn deliver(&self, lane: &Lane, chunks: Vec<Chunk>) -> bool {
         let merged = Merged::of(chunks.iter().flat_map(Chunk::entries));
-        let (mut fates, mut stray) = (Vec::new(), Stray::default());
+        let (mut fates, mut stray, mut has_time) = (Vec::new(), Stray::default(), true);
         for turn in 0..merged.turns() {
+            if !has_time {
+                break;
+            }
             let (mut tasks, mut accepted) = (Vec::new(), Vec::new());
             for (write, count) in merged.writes(turn) {
                 let task = Task::new(write, self);
@@ -82,46 +85,47 @@ impl Client {
                     accepted.push(count);
                 }
             }
-            if !self.persist(lane, &mut tasks) {
+            has_time = self.persist(lane, &mut tasks);
+            // A log callback may have forked.
+            if !self.is_this_process() {
                 return false;
             }
             for (task, count) in tasks.into_iter().zip(accepted) {
                 if task.is_done() { fates.push(Fate::of(task, count)) } else { stray.add(&task, count) }
             }
         }
-        // A log callback may have forked.
-        if !self.is_this_process() || !self.set_aside(lane, &stray) {
-            return false;
+        if let (Some(lanes), true, false) = (&self.lanes, has_time, stray.writes.is_empty()) {
+            lanes.set_aside(lane, self, &stray.writes);
+            if !self.is_this_process() {
+                return false;
+            }
         }
         let losses = fates.iter().filter_map(Fate::loss).reduce(Losses::and);
-        let (handed_over, replaced) = (stray.records(), stray.replaced);
+        let (unsettled, replaced) = match has_time {
+            true => (stray.records(), stray.replaced),
+            false => {
+                let accepted: usize = chunks.iter().map(Chunk::records).sum();
+                (accepted as u64 - fates.iter().map(|fate| fate.accepted).sum::<u64>(), 0)
+            }
+        };
         drop(stray);
         drop(merged);
-        lane.queue.settle(chunks, handed_over, losses, || {
+        lane.queue.settle(chunks, unsettled, losses, || {
             fates.iter().for_each(|fate| self.stats.count(fate.placement, fate.accepted, &fate.result));
             self.stats.indexed.fetch_add(replaced, Relaxed);
         });
-        true
-    }
-
-    fn set_aside(&self, lane: &Lane, stray: &Stray<'_>) -> bool {
-        match &self.lanes {
-            Some(lanes) if !stray.writes.is_empty() => lanes.set_aside(lane, self, &stray.writes),
-            _ => true,
-        }
+        has_time
     }
 
     /// Whether none of the tasks that are not done is for a server that is in trouble: each is for a slot that no server has, or
     /// one that is on its way to another server, which is.
     fn are_stray(&self, lane: &Lane, tasks: &[Task<'_>], setbacks: &[Setback]) -> bool {
-        let Some(lanes) = &self.lanes else { return false };
+        let (Some(lanes), Some(cluster)) = (&self.lanes, self.topology.cluster()) else { return false };
         let is_stray = |task: &Task<'_>| {
             let node = self.topology.known_node(task.key());
             node.is_none_or(|node| !setbacks.iter().any(|setback| setback.is_of(&node)))
         };
-        self.topology.cluster().is_some()
-            && !lanes.is_aside(lane)
-            && lane.queue.closing().is_none()
+        cluster.map().is_some_and(|map| lanes.may_set_aside(lane, &map))
             && tasks.iter().filter(|task| !task.is_done()).all(is_stray)
     }
 
