@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "pita_redis.h"
@@ -140,6 +141,22 @@ TEST_F(Auth, StoresForAUserWithoutTheRightToRenewALifeWhereListsLiveForEver) {
     EXPECT_OK(append("a", records(2)));
     EXPECT_OK(store_at("a", 1, records(2, 1)));
     EXPECT_EQ(stored(redis, "a"), records(3));
+}
+
+TEST_F(Auth, ClaimsThatMayNotBeDeletedCostStoresNothing) {
+    constexpr std::size_t times = 50;
+    open_without("unlink");
+    for (std::size_t i = 0; i < times; ++i) {
+        ASSERT_OK(append("a", records(1)));
+        ASSERT_EQ(take("a").records, records(1));
+    }
+    // By then it is tried again.
+    std::this_thread::sleep_for(milliseconds(1100));
+    const std::uint64_t before = stats_now().round_trip_latency.count;
+    for (std::size_t i = 0; i < times; ++i) {
+        ASSERT_OK(append("b", records(1)));
+    }
+    EXPECT_LE(stats_now().round_trip_latency.count - before, times + 10);
 }
 
 // Which commands a store is made of is the library's matter: without any of them it is done as a whole or not at all.
