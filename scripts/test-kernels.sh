@@ -18,6 +18,8 @@ else
     rustc=/usr/bin/rustc
 fi
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+# What C there is in dependencies. CC alone is this machine's compiler.
+export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64
 # With Debian's shared libc for cross compiling, qemu 7.2 hangs when a thread is started.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
