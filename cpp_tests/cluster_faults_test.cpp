@@ -462,17 +462,29 @@ TEST(ClusterDeath, AMasterThatLetsNobodyConnectCostsOthersNothing) {
     cluster.server(1).thaw();
 }
 
+// Two lists at the first server, a record in each.
+struct TwoLists {
+    explicit TwoLists(Cluster &cluster) : homeless(cluster.key_at(0)), other(cluster.key_at(0, "other")) {
+        for (const std::string &id : {homeless, other}) {
+            EXPECT_OK(store_at(id, 0, records(1)));
+        }
+        EXPECT_OK(flush());
+    }
+
+    std::string homeless, other;
+};
+
+// "DELSLOTS": no server has the list's slot any more; "ADDSLOTS": the first one has it again.
+void change_slot(Cluster &cluster, const char *how, const std::string &id) {
+    Hiredis(cluster.server(0)).run({"CLUSTER", how, std::to_string(cluster.slot_of(id))});
+}
+
 // What can go no way for now is set aside, and what comes behind it.
 TEST(ClusterDeath, BehindASlotThatNobodyServesHoldsUpNoOtherKey) {
     Cluster cluster(2);
     const Session session(cluster.url("&timeout_ms=5000&write=behind"));
-    const std::string homeless = cluster.key_at(0);
-    const std::string other = cluster.key_at(0, "other");
-    ASSERT_OK(store_at(homeless, 0, records(1)));
-    ASSERT_OK(store_at(other, 0, records(1)));
-    ASSERT_OK(flush());
-    const std::string slot = std::to_string(cluster.slot_of(homeless));
-    Hiredis(cluster.server(0)).run({"CLUSTER", "DELSLOTS", slot});
+    const auto [homeless, other] = TwoLists(cluster);
+    change_slot(cluster, "DELSLOTS", homeless);
     for (std::size_t i = 1; i < 100; ++i) {
         ASSERT_OK(store_at(homeless, static_cast<std::int64_t>(i), records(1, i)));
         ASSERT_OK(store_at(other, static_cast<std::int64_t>(i), records(1, i)));
@@ -481,7 +493,7 @@ TEST(ClusterDeath, BehindASlotThatNobodyServesHoldsUpNoOtherKey) {
     EXPECT_TRUE(eventually([] { return stats_now().queued == 99; }));
     ASSERT_OK(append(other, records(1)));
     EXPECT_EQ(take(other).records, records(1));
-    Hiredis(cluster.server(0)).run({"CLUSTER", "ADDSLOTS", slot});
+    change_slot(cluster, "ADDSLOTS", homeless);
     ASSERT_OK(flush());
     EXPECT_EQ(take(homeless).records, records(100));
     const pita_stats_t stats = stats_now();
@@ -493,21 +505,17 @@ TEST(ClusterDeath, BehindASlotThatNobodyServesHoldsUpNoOtherKey) {
 TEST(ClusterDeath, BehindASlotThatIsServedAgainWaitsForNoOther) {
     Cluster cluster(2);
     const Session session(cluster.url("&timeout_ms=10000&write=behind"));
-    const std::string homeless = cluster.key_at(0);
-    const std::string found = cluster.key_at(0, "found");
-    ASSERT_OK(store_at(homeless, 0, records(1)));
-    ASSERT_OK(store_at(found, 0, records(1)));
-    ASSERT_OK(flush());
+    const auto [homeless, found] = TwoLists(cluster);
     for (const std::string &id : {homeless, found}) {
-        Hiredis(cluster.server(0)).run({"CLUSTER", "DELSLOTS", std::to_string(cluster.slot_of(id))});
+        change_slot(cluster, "DELSLOTS", id);
         ASSERT_OK(store_at(id, 1, records(1, 1)));
     }
     EXPECT_STATUS(PITA_ERR_TIMEOUT, pita_redis_flush(100));
     ASSERT_OK(store_at(found, 2, records(1, 2)));
-    Hiredis(cluster.server(0)).run({"CLUSTER", "ADDSLOTS", std::to_string(cluster.slot_of(found))});
+    change_slot(cluster, "ADDSLOTS", found);
     EXPECT_EQ(take(found).records, records(3));
     EXPECT_EQ(stats_now().queued, 1U);
-    Hiredis(cluster.server(0)).run({"CLUSTER", "ADDSLOTS", std::to_string(cluster.slot_of(homeless))});
+    change_slot(cluster, "ADDSLOTS", homeless);
     ASSERT_OK(flush());
     EXPECT_EQ(take(homeless).records, records(2));
 }
@@ -515,12 +523,8 @@ TEST(ClusterDeath, BehindASlotThatIsServedAgainWaitsForNoOther) {
 TEST(ClusterDeath, ACloseWritesWhatIsQueuedBehindASlotThatNobodyServes) {
     Cluster cluster(2, 0, {"--cluster-node-timeout", "60000"});
     const Session session(cluster.url("&timeout_ms=5000&write=behind"));
-    const std::string homeless = cluster.key_at(0);
-    const std::string other = cluster.key_at(0, "other");
-    ASSERT_OK(store_at(homeless, 0, records(1)));
-    ASSERT_OK(store_at(other, 0, records(1)));
-    ASSERT_OK(flush());
-    Hiredis(cluster.server(0)).run({"CLUSTER", "DELSLOTS", std::to_string(cluster.slot_of(homeless))});
+    const auto [homeless, other] = TwoLists(cluster);
+    change_slot(cluster, "DELSLOTS", homeless);
     cluster.server(0).freeze();
     ASSERT_OK(store_at(homeless, 1, records(1, 1)));
     for (std::size_t i = 1; i < 10000; ++i) {

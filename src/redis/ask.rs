@@ -73,27 +73,25 @@ impl Client {
     pub(super) fn elsewhere(&self, node: &Node, reply: &Value) -> Option<Elsewhere> {
         static LATER: Limit = Limit::new();
         let cluster = self.topology.cluster()?;
-        let elsewhere = match Detour::of(reply, node.config())? {
+        let later = |error: Error| {
+            let error = error.of(format_args!("{}", node.config()));
+            self.look_again(cluster);
+            log::emit_limited(&LATER, Level::Warning, || format!("{error}; trying on"));
+            Elsewhere::Later(error)
+        };
+        Some(match Detour::of(reply, node.config())? {
             Detour::Moved { slot, host, port } => {
                 cluster.moved(slot, &host, port);
                 self.look_again(cluster);
                 Elsewhere::ByMap
             }
             Detour::Ask { host, port } => Elsewhere::Asking(cluster.node_at(&host, port)),
-            Detour::Wait(error) => {
-                self.look_again(cluster);
-                Elsewhere::Later(error.of(format_args!("{}", node.config())))
-            }
+            Detour::Wait(error) => later(error),
             Detour::Down(error) => {
                 node.is_suspect.store(true, Relaxed);
-                self.look_again(cluster);
-                Elsewhere::Later(error.of(format_args!("{}", node.config())))
+                later(error)
             }
-        };
-        if let Elsewhere::Later(error) = &elsewhere {
-            log::emit_limited(&LATER, Level::Warning, || format!("{error}; trying on"));
-        }
-        Some(elsewhere)
+        })
     }
 
     /// The replies to commands for a key that do no harm when they are executed twice: repeated until all are answered, or
